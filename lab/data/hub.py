@@ -94,10 +94,20 @@ def parse(text: str) -> HubId:
     return HubId(match["name"], match["config"], split, match["revision"] or "")
 
 
-def known() -> list[dict[str, Any]]:
-    """Well-known sets of the hub to choose from: id, title, license, rows, format, summary."""
+@dataclass(frozen=True)
+class KnownDataset:
+    id: str
+    title: str
+    license: str
+    rows: int
+    format: str
+    summary: str
+
+
+def known() -> list[KnownDataset]:
+    """Well-known sets of the hub to choose from."""
     listed = read_object(ASSETS / "hub_datasets.json") or {}
-    return list(listed.get("datasets", []))
+    return [KnownDataset(**each) for each in listed.get("datasets", [])]
 
 
 def fetched() -> list[str]:

@@ -25,17 +25,38 @@ MIX_SEED = "finetune-lab general rows"
 
 
 @dataclass(frozen=True)
+class DataFigures:
+    """What the run records about its data. Rows, tokens and hashes are of what trains and of what
+    is held out; `examples`, `bad` and `truncated` of the file; `dropped`: without a token to learn
+    from; `general_rows`: those mixed in."""
+
+    train_rows: int = 0
+    longest_row: int = 0
+    held_out_rows: int = 0
+    train_tokens: int = 0
+    train_loss_tokens: int = 0
+    held_out_loss_tokens: int = 0
+    train_hash: str = ""
+    held_out_hash: str = ""
+    examples: int = 0
+    bad: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    general_rows: int = 0
+
+
+@dataclass(frozen=True)
 class PreparedData:
     train: Sequence[TokenSequence]
     held_out: Sequence[TokenSequence]
     system_prompt: str
     first: Example
-    figures: dict[str, Any]
+    figures: DataFigures
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """What the run records about its data."""
-        return dict(self.figures)
+        """The figures as an event of the run keeps them."""
+        return asdict(self.figures)
 
 
 def prepare(
@@ -80,13 +101,22 @@ def prepare(
         else batches.single_rows(chosen.train, chosen.train_indices.tolist())
     )
     held_rows = batches.single_rows(chosen.held_out, chosen.held_out_indices.tolist())
-    figures = _figures(rows, held_rows) | {
-        "examples": meta["examples"],
-        "bad": meta["bad"],
-        "dropped": chosen.dropped,
-        "truncated": int(tokens.cut.sum()),
-        "general_rows": chosen.added,
-    }
+    num_tokens, num_learned = rows.totals()
+    figures = DataFigures(
+        train_rows=len(rows),
+        longest_row=int(max(rows.lengths.max(), max(held_rows.lengths, default=0))),
+        held_out_rows=len(held_rows),
+        train_tokens=num_tokens,
+        train_loss_tokens=num_learned,
+        held_out_loss_tokens=held_rows.totals()[1],
+        train_hash=batches.fingerprint(rows),
+        held_out_hash=batches.fingerprint(held_rows),
+        examples=meta["examples"],
+        bad=meta["bad"],
+        dropped=chosen.dropped,
+        truncated=int(tokens.cut.sum()),
+        general_rows=chosen.added,
+    )
     first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"]), "notes": ()})
     return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
 
@@ -162,20 +192,6 @@ def choose_rows(
         )
         held_out = np.flatnonzero(measured.learned > 0)
     return ChosenRows(mixed, train, measured, held_out, dropped, added, tuple(notes))
-
-
-def _figures(rows: batches.SequenceDataset, held_out: batches.SequenceDataset) -> dict[str, Any]:
-    tokens, learned = rows.totals()
-    return {
-        "train_rows": len(rows),
-        "longest_row": int(max(rows.lengths.max(), max(held_out.lengths, default=0))),
-        "held_out_rows": len(held_out),
-        "train_tokens": tokens,
-        "train_loss_tokens": learned,
-        "held_out_loss_tokens": held_out.totals()[1],
-        "train_hash": batches.fingerprint(rows),
-        "held_out_hash": batches.fingerprint(held_out),
-    }
 
 
 def tokenised(

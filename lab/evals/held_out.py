@@ -116,7 +116,6 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> HeldOutLoss:
         precision="float32",
         loss="plain",
     )
-    facts = prepared.facts()
-    data = facts["train_hash" if whole else "held_out_hash"]
+    data = prepared.figures.train_hash if whole else prepared.figures.held_out_hash
     perplexity = math.exp(min(loss, 700.0))
     return HeldOutLoss(named.name, loss, perplexity, tokens, len(rows), loaded.note, data)

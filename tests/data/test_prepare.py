@@ -276,12 +276,7 @@ def test_hub_ids() -> None:
     for text in ("org", "org/../name", "a/b/c", "org/na--me", "org/name@", "../x", "org/name\n"):
         assert not hub.is_id(text), text
     for dataset in hub.known():
-        assert (
-            hub.is_id(dataset["id"])
-            and dataset["license"]
-            and dataset["rows"]
-            and dataset["summary"]
-        )
+        assert hub.is_id(dataset.id) and dataset.license and dataset.rows and dataset.summary
 
 
 def test_a_fetch_that_was_killed_is_no_fetch() -> None:

@@ -19,7 +19,7 @@ from lab.chat.models import LoadedModel, ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.data.catalog import Dataset
 from lab.data.formats import Example
-from lab.data.prepare import PreparedData
+from lab.data.prepare import DataFigures, PreparedData
 from lab.errors import LabError
 from lab.models import catalog
 from lab.models.context_length import PromptTooLong, context_length, room_for_answer, text_length
@@ -221,7 +221,7 @@ def test_samples_keep_to_the_context(
     model = AutoModelForCausalLM.from_pretrained(short_model)
     log: Any = Log()
     turns = (*chat(words), {"role": "assistant", "content": "two"})
-    data = PreparedData([], [], "", Example(1, messages=turns), {})
+    data = PreparedData([], [], "", Example(1, messages=turns), DataFigures())
     where = Dataset("x", Path("x"), {})
     made = SampleGenerator(tokenizer, where, data, log, "float32", length=POSITIONS)
     made.sample(model, 1)
