@@ -180,8 +180,3 @@ def get_json(
 
 def host() -> str:
     return urlsplit(settings.endpoint()).netloc
-
-
-def forget_outage() -> None:
-    """Ask the Hub again at the next question, whatever happened before."""
-    _down.clear()

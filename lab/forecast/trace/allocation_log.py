@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lab.forecast.trace.caching_allocator import Allocator, Block
@@ -25,13 +25,13 @@ class Event(NamedTuple):
     module: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Peak:
     """The highest point of one segment: bytes by kind, what was running, and the bytes of the
     allocator's blocks (`counted`), which hold a little more than the tensors."""
 
     total: int = 0
-    kinds: dict[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, int] = field(default_factory=dict)
     operation: str = ""
     module: str = ""
     counted: int = 0
@@ -88,7 +88,8 @@ class Log:
             blocks = self.blocks()
             reserved = blocks.reserved
             for segment, peak in peaks.items():
-                peak.counted = max(peak.total, blocks.peaks.get(segment, 0))
+                counted = max(peak.total, blocks.peaks.get(segment, 0))
+                peaks[segment] = replace(peak, counted=counted)
         return Trace(peaks, reserved, launches_of_step(self.launches))
 
     def with_kinds(self) -> Iterator[tuple[Event, str]]:
@@ -115,8 +116,7 @@ class Log:
             live[kind] += event.size
             total += event.size
             if total > peak.total:
-                peak.total, peak.kinds = total, dict(live)
-                peak.operation, peak.module = event.operation, event.module
+                peaks[event.segment] = Peak(total, dict(live), event.operation, event.module)
         return peaks
 
     def blocks(self) -> Blocks:
