@@ -196,10 +196,10 @@ def start(combination: Combination) -> None:
 def make() -> int:
     """Combine in this process what the record asks for; the exit code."""
 
-    def work(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    def work(request: Mapping[str, Any], tell: Callable[[str], None]) -> CombinedResult:
         combination = dataclass_json.read(Combination, request)
         assert combination is not None
-        return dataclasses.asdict(combine(combination, tell))
+        return combine(combination, tell)
 
     return background_job.work(job_file(), work)
 
