@@ -69,8 +69,10 @@ def measure(run: RunDir, step: int) -> CheckpointLoss:
         (row,) = evaluate([models.parse(f"run:{run.id}@{step}")])
         result = CheckpointLoss("done", began, row.loss, row.rows, row.tokens)
     except (LabError, OSError) as error:
-        said = refusal_of(error)
-        result = CheckpointLoss("failed", began, message=f"{said.message} {said.hint}".strip())
+        refusal = refusal_of(error)
+        result = CheckpointLoss(
+            "failed", began, message=f"{refusal.message} {refusal.hint}".strip()
+        )
     _note(run, step, result, os.getpid())
     return result
 

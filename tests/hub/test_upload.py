@@ -142,7 +142,7 @@ def test_the_command_uploads_in_a_process_of_its_own(
     files = hub.files(NAME)
     weights = (lora.artifact / "adapter_model.safetensors").read_bytes()
     assert files["adapter_model.safetensors"] == weights
-    assert commit.verified == commit.files == len(files) - 1 and commit.is_private
+    assert commit["verified"] == commit["files"] == len(files) - 1 and commit["is_private"]
     record = "".join(file.read_text() for file in lora.exports.iterdir())
     assert commit["commit"] in record and "hf_writer" not in record, (
         "The token went through a pipe."
