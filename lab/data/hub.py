@@ -183,7 +183,7 @@ def state_of(wanted: HubId) -> dict[str, Any]:
         return state | {
             "state": "failed",
             "message": f"Fetching '{wanted}' was interrupted.",
-            "hint": "Fetch it again: it goes on from what has come.",
+            "hint": "Fetch it again: the download continues where it stopped.",
         }
     return state
 
@@ -231,7 +231,7 @@ def stop_fetch(wanted: HubId) -> None:
             wanted,
             "failed",
             message=f"Fetching '{wanted}' was stopped ({progress_in_words(state_of(wanted))}).",
-            hint="Fetch it again: it goes on from what has come.",
+            hint="Fetch it again: the download continues where it stopped.",
         )
 
 

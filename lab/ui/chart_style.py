@@ -17,6 +17,7 @@ from lab.visible import on_one_line
 
 CONFIG = {
     "displaylogo": False,
+    "displayModeBar": "hover",
     "modeBarButtons": [["toImage"]],
 }
 AXIS_SIZE, LABEL_SIZE = 12, 12
@@ -95,6 +96,7 @@ def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) 
                 "bgcolor": "#1a262a" if view.dark else "#ffffff",
                 "font": {"color": view.ink},
             },
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": view.quiet, "activecolor": view.ink},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             "uirevision": f"{view.by}-{log}",
             "transition": {"duration": 0},

@@ -67,11 +67,11 @@ def _curves(shown: list[Contestant], with_base: bool) -> None:
     key, by, log = _controls(measures, shown)
     usd = price(shown) if by == "cost" else 0.0
     if by == "cost" and not usd:
-        st.caption("Set what an hour of this machine costs to see the curves over money.")
+        st.caption("Set the price of an hour on this machine to see the curves over cost.")
         return
     curves = {each.id: line for each in shown if (line := curve(each, key, by, usd)) is not None}
     if not curves:
-        st.caption("None of the runs shown has measured this yet.")
+        st.caption("None of the runs shown has this measurement yet.")
         return
     if key in SMOOTHED:
         curves = {name: Curve(c.x, ema(c.y, SMOOTHING)) for name, c in curves.items()}

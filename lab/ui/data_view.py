@@ -159,7 +159,7 @@ def train_on(spec: dict[str, Any], preview: DatasetPreview | None) -> None:
     if st.button(
         "New run with this dataset", icon=":material/play_arrow:", type="primary",
         key="data.train", disabled=not is_usable,
-        help=None if is_usable else "No example of this dataset can be trained on as it is read.",
+        help=None if is_usable else "No example of this dataset can be used for training.",
     ):  # fmt: skip
         form.load(RunSpec.parse(spec, []))
         st.session_state["new.preset"] = None
@@ -231,7 +231,7 @@ def show_counts(preview: DatasetPreview) -> None:
         ("Tokens", formatting.count(counts.tokens), None),
         (
             "Trained tokens",
-            f"{counts.counted / max(1, counts.tokens):.0%}",
+            formatting.percent(counts.counted / max(1, counts.tokens)),
             "Share of tokens that count in the loss.",
         ),
         ("Truncated", f"{counts.truncated:,}", "Examples longer than the sequence length."),
@@ -273,8 +273,9 @@ def show_template_notes(preview: DatasetPreview) -> None:
     padding = preview.padding
     if padding is not None:
         st.markdown(
-            f":material/compress: Padding: {padding.shuffled:.0%} shuffled, "
-            f"{padding.grouped:.0%} grouped by length, {padding.packed:.0%} packed "
+            f":material/compress: Padding: {formatting.percent(padding.shuffled)} shuffled, "
+            f"{formatting.percent(padding.grouped)} grouped by length, "
+            f"{formatting.percent(padding.packed)} packed "
             f"({padding.examples:,} examples into {padding.sequences:,} sequences)."
         )
 

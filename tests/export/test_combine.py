@@ -156,7 +156,7 @@ def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:
         combine.combine(bad)
     for words in ("2 to 8 different", "1 results and 2 weights", "weight 0 ", "weight 99 "):
         assert words in str(refusal.value)
-    assert "'mean' is no type" in str(refusal.value) and "density 1.5" in str(refusal.value)
+    assert "'mean' is not a type" in str(refusal.value) and "density 1.5" in str(refusal.value)
     assert "rank 0" in str(refusal.value)
     with pytest.raises(LabError, match=r"needs equal ranks, and they are 2, 4"):
         combine.combine(Combination((runs[0].id, runs[2].id), (1.0, 1.0), "ties"))

@@ -63,7 +63,7 @@ def test_the_figures_of_a_run(screen: Screen) -> None:
         "Training loss": ("3.000", None),
         "Evaluation loss": ("2.250", "-0.750 vs base"),
         "Tokens/s": ("1,234", None),
-        "MFU": ("41%", None),
+        "MFU": ("41 %", None),
         "Tokens": ("4.0 k", None),
         "Peak memory": ("2.00 GB", None),
         "Run time": ("2 min 05 s", "1 min 50 s estimated"),

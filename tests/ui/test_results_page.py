@@ -206,7 +206,7 @@ def test_adapters_are_combined_and_the_outcome_is_shown(
     config = read_object(other / "artifact" / "adapter_config.json") or {}
     write_json(other / "artifact" / "adapter_config.json", config | {"peft_type": "LOHA"})
     at.run()
-    assert "Brought into the form of a LoRA first" in words(at), "One of them is none."
+    assert "Converted to LoRA first" in words(at), "One of them is none."
     at.number_input(key="results.combine.energy").set_value(0.8)
     at.button(key="results.combine").click().run()
     assert started[-1].energy == 0.8 and started[0].energy is None

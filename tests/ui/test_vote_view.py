@@ -179,7 +179,7 @@ def test_the_state_of_a_vote_that_goes_on_tells_no_leader(lab_home: Path) -> Non
     for place in (0, 1):
         session.take_answers(place, answered("x", "y"))
     session.vote(0, B)
-    assert vote_setup.state(session) == "1 of 2 votes, goes on"
+    assert vote_setup.state(session) == "1 of 2 votes, in progress"
     session.vote(1, B)
     session.end()
     assert vote_setup.state(session).replace("\\", "").startswith("No preference shown; about 4")
