@@ -17,7 +17,6 @@ from lab.visible import on_one_line
 
 CONFIG = {
     "displaylogo": False,
-    "displayModeBar": "hover",
     "modeBarButtons": [["toImage"]],
 }
 AXIS_SIZE, LABEL_SIZE = 12, 12

@@ -169,7 +169,9 @@ def _ask(run: Newest | None, is_primary: bool) -> None:
 
 def _short(text: object) -> str:
     line = " ".join(str(text).split())
-    return line if len(line) <= MAX_ANSWER_CHARS else f"{line[:MAX_ANSWER_CHARS].rstrip()} …"
+    if len(line) <= MAX_ANSWER_CHARS:
+        return line
+    return f"{line[:MAX_ANSWER_CHARS].rsplit(None, 1)[0]} …"
 
 
 def chat_query(entry: RunSummary) -> dict[str, str]:

@@ -170,10 +170,9 @@ def shared() -> None:
             help="Runs per contestant: several seeds show how much is chance. They share the "
             "held-out examples.",
         )  # fmt: skip
-    grid = st.grid(3, min_column_width=230, gap="small")
     with grid.cell():
         unit = st.segmented_control(
-            "Equal", list(UNITS), key=UNIT, **PERSISTENT, format_func=UNITS.get, required=True,
+            "Budget in", list(UNITS), key=UNIT, **PERSISTENT, format_func=UNITS.get, required=True,
             help="What every run may use for training; loading, evaluations and saving come on "
             "top. Minutes and FLOPs are equal work; equal tokens are equal data.",
         )  # fmt: skip

@@ -44,13 +44,18 @@ def choose() -> RunDir | None:
 
 
 def pick(run: RunDir) -> None:
-    """The result that is shown, and a way to another one."""
+    """The result that is shown, a way to another one, and to its other pages."""
     ids = [each.id for each in paths.all_runs() if each.artifact.is_dir()]
     run_picker.choose(ids, run.id, "results.run")
+    for page, label, icon in (("chat", "Chat", "forum"), ("monitor", "Monitor", "monitoring")):
+        st.page_link(
+            links.page(page), label=label, icon=f":material/{icon}:",
+            query_params={"run": run.id}, width="content",
+        )  # fmt: skip
 
 
 def title(run: RunDir) -> None:
-    """The run with its colour and state, and the ways to its other pages."""
+    """The run with its colour and state."""
     entry = index.entry(run)
     about = (
         f"{titles.method({'name': entry.method})} · {titles.model(entry.model)} on "
@@ -60,15 +65,7 @@ def title(run: RunDir) -> None:
         name = escape_markdown(entry.name or run.id)
         st.markdown(f"### {colours.dot(entry.colour)} {name}", width="content")
         shared_cards.state_badge(entry.status.state)
-        st.caption(escape_markdown(about), width="stretch")
-        st.page_link(
-            links.page("chat"), label="Chat", icon=":material/forum:",
-            query_params={"run": run.id}, width="content",
-        )  # fmt: skip
-        st.page_link(
-            links.page("monitor"), label="Monitor", icon=":material/monitoring:",
-            query_params={"run": run.id}, width="content",
-        )  # fmt: skip
+        st.caption(escape_markdown(about), width="content")
 
 
 def cards(run: RunDir) -> None:

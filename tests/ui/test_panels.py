@@ -194,7 +194,9 @@ def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatc
     assert table[0]["batch × accumulation"] == "4 × 2"
     assert table[0]["checkpointed layers"] == "7" and table[0]["tokens/s"] == 1234.0
     (caption,) = screen.texts("caption")
-    assert "35 % of the device's peak FLOP/s" in caption and "4.0 % of 24.00 GB stays free" in caption
+    assert (
+        "35 % of the device's peak FLOP/s" in caption and "4.0 % of 24.00 GB stays free" in caption
+    )
 
 
 def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:

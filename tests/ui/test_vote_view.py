@@ -164,7 +164,7 @@ def test_the_conversations_of_a_vote_are_in_no_history(open_page: Page, names: l
     conversations.create(names, vote="20260101-000000-abcd")
     at = open_page("chat")
     at.button(key="chat.open_history").click().run()
-    assert "No conversation yet" in words(at), "Its models would tell who answers."
+    assert "No conversations yet" in words(at), "Its models would tell who answers."
 
 
 def test_three_models_have_a_button_each() -> None:
