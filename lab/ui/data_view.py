@@ -163,7 +163,7 @@ def train_on(spec: dict[str, Any], preview: DatasetPreview | None) -> None:
     ):  # fmt: skip
         form.load(RunSpec.parse(spec, []))
         st.session_state["new.preset"] = None
-        st.switch_page(links.page("new_run"))
+        links.switch("new_run")
 
 
 _previews: Recent[tuple[str, int, int], DatasetPreview] = Recent(8)

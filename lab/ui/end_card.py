@@ -92,7 +92,7 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
             key="monitor.chat",
             type="primary" if entry.status.state == "done" else "secondary",
         ):  # fmt: skip
-            st.switch_page(links.page("chat"), query_params={"run": run.id})
+            links.switch("chat", {"run": run.id})
         if st.button("Compare", icon=":material/compare_arrows:", key="monitor.compare"):
             links.open_comparison([run.id, *partner(entry)])
         with st.popover("Download", icon=":material/download:", key="monitor.download"):

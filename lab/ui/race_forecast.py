@@ -220,4 +220,4 @@ def _start(checks: dict[str, ContestantCheck]) -> None:
         st.rerun()
     race_form.clear()
     submit.renew()
-    st.switch_page(links.page("race"), query_params={"race": race_id})
+    links.switch("race", {"race": race_id})

@@ -259,7 +259,7 @@ def _actions(race: Race, racing: list[race_outcome.Finisher]) -> None:
             )  # fmt: skip
         if st.button("Repeat with …", key="race.repeat", icon=":material/replay:"):
             race_form.fill_from(race)
-            st.switch_page(links.page("race"))
+            links.switch("race")
         file = evidence.folder() / f"{race_outcome.evidence_id(race)}.json"
         if file.is_file():
             st.download_button(

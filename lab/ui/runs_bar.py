@@ -79,7 +79,7 @@ def _chat(entries: list[RunSummary]) -> None:
         "Chat", icon=":material/forum:", key="runs.chat", disabled=reason is not None,
         help=reason or "Ask the base and the selected runs the same question.",
     ):  # fmt: skip
-        st.switch_page(links.page("chat"), query_params={"models": ",".join(models)})
+        links.switch("chat", {"models": ",".join(models)})
 
 
 def _only(entry: RunSummary) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from streamlit.runtime.fragment import MemoryFragmentStorage
 
 from lab import host, paths, process
 from lab.atomic_files import write_json
@@ -21,6 +22,7 @@ from lab.spec import RunSpec
 from lab.ui import (
     cards,
     form_problems,
+    links,
     memory_changes,
     memory_settings,
     notices,
@@ -183,6 +185,24 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
     assert (
         "batch size 4 × accumulation 2, checkpointed layers: 7, fused loss, adamw; best" in text
     ) == (form == 1)
+
+
+def test_a_timer_of_the_old_page_asks_in_vain_for_its_fragment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Streamlit answers requests for stored fragments, for the page that they come from: the browser
+    would clear the new page for it."""
+    storage = MemoryFragmentStorage()
+    storage.register("a fragment of the old page", lambda: None)
+    screen = Screen()
+    monkeypatch.setattr(links, "st", screen)
+    monkeypatch.setattr(
+        links, "get_script_run_ctx", lambda: SimpleNamespace(fragment_storage=storage)
+    )
+    links.open_run("20261122-101531-lora-k3f9")
+    assert not storage.contains("a fragment of the old page")
+    (query,) = screen.named("switch_page")
+    assert query["query_params"] == {"run": "20261122-101531-lora-k3f9"}
 
 
 def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
