@@ -42,7 +42,7 @@ FIGURES = (
     ComparedFigure("tokens_per_s", "Tokens per second", HIGHER, "tokens/s"),
     ComparedFigure("energy_wh", "Energy", LOWER, "Wh"),
     ComparedFigure("cost", "Cost", LOWER, "USD"),
-    ComparedFigure("flops", "Compute", LOWER, "FLOPs"),
+    ComparedFigure("flops", "Model FLOPs", LOWER, "FLOPs"),
     ComparedFigure("trainable", "Trainable parameters", ""),
     ComparedFigure("artifact_bytes", "Size of the result", LOWER, "bytes"),
 )

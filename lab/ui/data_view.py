@@ -272,12 +272,10 @@ def show_template_notes(preview: DatasetPreview) -> None:
         st.markdown(f":material/info: {escape_markdown(note)}")
     padding = preview.padding
     if padding is not None:
-        st.markdown(
-            f":material/compress: Padding: {formatting.percent(padding.shuffled)} shuffled, "
-            f"{formatting.percent(padding.grouped)} grouped by length, "
-            f"{formatting.percent(padding.packed)} packed "
-            f"({padding.examples:,} examples into {padding.sequences:,} sequences)."
-        )
+        shares = map(formatting.percent, (padding.shuffled, padding.grouped, padding.packed))
+        text = ":material/compress: Padding: {} shuffled, {} grouped by length, {} packed ({})."
+        packed = f"{padding.examples:,} examples into {padding.sequences:,} sequences"
+        st.markdown(text.format(*shares, packed))
 
 
 COLOURS = {"light": ("#0b7a7526", "#075e5a"), "dark": ("#2bb8ac40", "#8ee5dc")}

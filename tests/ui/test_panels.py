@@ -190,8 +190,8 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
 def test_a_timer_of_the_old_page_asks_in_vain_for_its_fragment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Streamlit answers requests for stored fragments, for the page that they come from: the browser
-    would clear the new page for it."""
+    """Streamlit answers requests for stored fragments with the page that they come from, for which
+    the browser would clear the new one."""
     storage = MemoryFragmentStorage()
     storage.register("a fragment of the old page", lambda: None)
     screen = Screen()
