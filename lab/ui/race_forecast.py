@@ -220,4 +220,4 @@ def _start(checks: dict[str, ContestantCheck]) -> None:
         st.rerun()
     race_form.clear()
     submit.renew()
-    links.switch("race", {"race": race_id})
+    links.switch("race", {"race": str(race_id)})

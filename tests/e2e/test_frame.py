@@ -100,6 +100,8 @@ FAINT = """() => {
     const measure = (kind, least, element, colour, opacity, ground) => {
         for (let part = element; part; part = part.parentElement)
             opacity *= getComputedStyle(part).opacity;
+        // not seen before the pointer comes; or a raw line behind a smoothed one
+        if (!opacity || kind === "line" && opacity < .5) return;
         const below = ground || behind(element), [r, g, b, a] = rgba(colour);
         const both = [luminance(over([r, g, b, a * opacity], below)), luminance(below)];
         const ratio = (Math.max(...both) + .05) / (Math.min(...both) + .05);
@@ -126,9 +128,8 @@ FAINT = """() => {
         }
         for (const line of seen(".scatterlayer path.js-line, .shapelayer path", plot)) {
             const style = getComputedStyle(line);
-            const strength = style.opacity * style.strokeOpacity;
-            if (style.stroke === "none" || strength < .5) continue;  // a raw line
-            measure("line", 3, line, style.stroke, style.strokeOpacity);
+            if (style.stroke !== "none")
+                measure("line", 3, line, style.stroke, style.strokeOpacity);
         }
         for (const point of seen(".scatterlayer .points path", plot)) {
             const style = getComputedStyle(point), isHollow = style.fill === "none"
