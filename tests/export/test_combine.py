@@ -180,7 +180,7 @@ def test_results_that_do_not_go_together_are_refused(
     with pytest.raises(LabError, match="whole modules"):
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config | {"peft_type": "PREFIX_TUNING"})
-    with pytest.raises(LabError, match="no update that is added"):
+    with pytest.raises(LabError, match="not an update that is added"):
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config)
     receipt = read_object(right.artifact / "receipt.json") or {}
