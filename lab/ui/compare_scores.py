@@ -102,7 +102,7 @@ def _scores(scored: ScoredSet, shown: list[Contestant]) -> None:
         ]
     st.table(pd.DataFrame(table), border="horizontal", hide_index=True)
     if len(scored.models) > 1:
-        st.caption("The best is marked where the exact test on the rows shows it above all others.")
+        st.caption("The best is marked where a test on the rows shows it above all others.")
         _differences(scored, shown)
     _extremes(scored, shown)
 
