@@ -182,6 +182,16 @@ def number(value: Any) -> float | int | None:
     return value if math.isfinite(value) else None
 
 
+def file_identity(path: Path) -> tuple[int, ...]:
+    """Differs as soon as another file or folder lies under the name, or it is written to; () where
+    there is none. More than its time counts, which two writes at once or a copy may share."""
+    try:
+        info = path.stat()
+    except OSError:
+        return ()
+    return info.st_ino, info.st_size, info.st_mtime_ns
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a folder, so that a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -1,14 +1,10 @@
-"""What still fits a device, and what makes a run fit: answers of the preflight process, and their
-JSON.
-"""
+"""What still fits a device, and what makes a run fit: answers of the preflight process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
-
-from lab.dataclass_json import read
 
 
 @dataclass(frozen=True)
@@ -18,13 +14,6 @@ class FitLimits:
     longest_row: int = 0
     largest_batch: int = 0
     largest_model: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> FitLimits:
-        return read(FitLimits, stored) or FitLimits()
 
 
 @dataclass(frozen=True)
@@ -37,10 +26,3 @@ class Saving:
     keeps_effective_batch: bool = True
     peak_bytes: int = 0
     saves_bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Saving:
-        return read(Saving, stored) or Saving()

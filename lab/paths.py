@@ -76,110 +76,49 @@ def home_warning() -> str:
 
 
 @dataclass(frozen=True)
+class _Entry:
+    """A file or folder of a run directory, as a Path."""
+
+    name: str
+
+    def __get__(self, run: RunDir, owner: type) -> Path:
+        return run.path / self.name
+
+
+@dataclass(frozen=True)
 class RunDir:
     """The run directory, the contract between the worker and everybody who looks at it."""
 
     path: Path
 
+    spec = _Entry("spec.json")
+    environment = _Entry("environment.json")
+    estimate = _Entry("estimate.json")
+    process = _Entry("process.json")
+    queue = _Entry("queue.json")
+    claim = _Entry("queue.claimed")
+    ladder = _Entry("ladder.json")
+    ladder_choice = _Entry("ladder.chosen.json")
+    heartbeat = _Entry("heartbeat")
+    metrics = _Entry("metrics.jsonl")
+    held_out = _Entry("held_out.jsonl")
+    events = _Entry("events.jsonl")
+    log = _Entry("log.txt")
+    commands = _Entry("commands")
+    checkpoints = _Entry("checkpoints")
+    resume = _Entry("resume.json")
+    pins = _Entry("pins.json")
+    labels = _Entry("labels.json")
+    first_batch = _Entry("first_batch.json")
+    artifact = _Entry("artifact")
+    exports = _Entry("exports")
+    result = _Entry("result.json")
+    killed = _Entry("killed.json")
+    attempts = _Entry("attempts")
+
     @property
     def id(self) -> str:
         return self.path.name
-
-    @property
-    def spec(self) -> Path:
-        return self.path / "spec.json"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def estimate(self) -> Path:
-        return self.path / "estimate.json"
-
-    @property
-    def process(self) -> Path:
-        return self.path / "process.json"
-
-    @property
-    def queue(self) -> Path:
-        return self.path / "queue.json"
-
-    @property
-    def claim(self) -> Path:
-        return self.path / "queue.claimed"
-
-    @property
-    def ladder(self) -> Path:
-        return self.path / "ladder.json"
-
-    @property
-    def ladder_choice(self) -> Path:
-        return self.path / "ladder.chosen.json"
-
-    @property
-    def heartbeat(self) -> Path:
-        return self.path / "heartbeat"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def held_out(self) -> Path:
-        return self.path / "held_out.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def commands(self) -> Path:
-        return self.path / "commands"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def resume(self) -> Path:
-        return self.path / "resume.json"
-
-    @property
-    def pins(self) -> Path:
-        return self.path / "pins.json"
-
-    @property
-    def labels(self) -> Path:
-        return self.path / "labels.json"
-
-    @property
-    def first_batch(self) -> Path:
-        return self.path / "first_batch.json"
-
-    @property
-    def artifact(self) -> Path:
-        return self.path / "artifact"
-
-    @property
-    def exports(self) -> Path:
-        return self.path / "exports"
-
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def killed(self) -> Path:
-        return self.path / "killed.json"
-
-    @property
-    def attempts(self) -> Path:
-        return self.path / "attempts"
 
 
 def run_dir(run_id: str) -> RunDir:

@@ -15,7 +15,7 @@ worker.load_libraries()  # before a test replaces what they look at
 
 def _answer(kind: str, **request: Any) -> dict[str, Any]:
     try:
-        return worker.ANSWERS[kind](request)
+        return worker.answer_to({"ask": kind, **request})
     except SpecError as error:
         return {"problems": [problem.to_json() for problem in error.problems]}
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from lab import spec
 from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table
+from lab.cli.runs import add_set
 from lab.compare import race, race_file, race_outcome, race_scores, race_start, ready_races
 from lab.compare.comparison import UNITS, compare
 from lab.compare.race import Budget
@@ -53,14 +54,7 @@ def add(verb: Any) -> None:
         "--plan", action="store_true", help="say what the race would take, and start nothing"
     )
     sub.add_argument("--wait", action="store_true", help="wait until all have ended, then compare")
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="settings",
-        help="change one field for all; may be repeated",
-    )
+    add_set(sub, "change one field for all; may be repeated")
 
 
 def run(arguments: argparse.Namespace) -> Output:
@@ -186,12 +180,9 @@ def _score(race_id: str) -> None:
 
 
 def _result(race_id: str, runs: list[RunDir], notes: list[str], failed: int) -> Output:
-    answer = compare(runs, race.axis_of(runs[0]))
-
-    def display() -> None:
-        show(answer)
-
-    return Output({"race": race_id, "notes": notes} | answer, display, 1 if failed else 0)
+    compared = compare(runs, race.axis_of(runs[0]))
+    answer = {"race": race_id, "notes": notes} | compared
+    return Output(answer, lambda: show(compared), 1 if failed else 0)
 
 
 def show(answer: dict[str, Any]) -> None:

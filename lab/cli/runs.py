@@ -98,14 +98,10 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run", metavar="RUN")
 
 
-def add_set(sub: argparse.ArgumentParser) -> None:
+def add_set(sub: argparse.ArgumentParser, help: str = "change one field; may be repeated") -> None:
+    metavar = "SECTION.KEY=VALUE"
     sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="settings",
-        help="change one field; may be repeated",
+        "--set", action="append", default=[], metavar=metavar, dest="settings", help=help
     )
 
 
@@ -165,10 +161,7 @@ def show(arguments: argparse.Namespace) -> Output:
         "estimate": read_object(run.estimate),
         "environment": read_object(run.environment),
         "status": run_status.to_json(),
-        "last": {
-            "train": train[-1] if train else None,
-            "eval": evals[-1] if evals else None,
-        },
+        "last": {"train": train[-1] if train else None, "eval": evals[-1] if evals else None},
         "figures": figures,
         "disk": index.disk(run),
         "result": read_object(run.result),
@@ -232,27 +225,21 @@ def _print_log(run: paths.RunDir, *, follow: bool) -> None:
 def stop(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     actions.command(run, "kill" if arguments.kill else "stop")
-    state = "stopping"
-    if arguments.wait:
-        state = _finish(run, quiet=arguments.json)
-
-    def display() -> None:
-        say(f"{run.id} {state}")
-
-    return Output({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
+    return _told(run, "stopping", arguments)
 
 
 def resume(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     actions.resume(run, arguments.settings, incomplete=arguments.incomplete)
-    state = "starting"
+    return _told(run, "starting", arguments)
+
+
+def _told(run: paths.RunDir, state: str, arguments: argparse.Namespace) -> Output:
+    """The state of a run that was told something, or its last one with --wait."""
     if arguments.wait:
         state = _finish(run, quiet=arguments.json)
-
-    def display() -> None:
-        say(f"{run.id} {state}")
-
-    return Output({"id": run.id, "state": state}, display, 1 if state in ENDED_BADLY else 0)
+    answer = {"id": run.id, "state": state}
+    return Output(answer, lambda: say(f"{run.id} {state}"), 1 if state in ENDED_BADLY else 0)
 
 
 def show_queue(arguments: argparse.Namespace) -> Output:
@@ -269,24 +256,18 @@ def show_queue(arguments: argparse.Namespace) -> Output:
         changes["continue_after_failure"] = arguments.after_failure == "continue"
     rules = queue.change(**changes) if changes else queue.settings()
     supervisor_start.ensure_if_waiting()
-    line = [index.entry(run) for run in queue.waiting_runs()]
+    waiting = [
+        {"id": entry.id, "name": entry.name, "why": entry.status.message}
+        for entry in map(index.entry, queue.waiting_runs())
+    ]
 
     def display() -> None:
         say(f"{'paused' if rules.paused else 'running'}, {rules.at_once} at once")
-        rows = [[entry.id, entry.name, entry.status.message] for entry in line]
-        if rows:
-            table("Waiting", ["id", "name", "why"], rows)
+        if waiting:
+            table("Waiting", ["id", "name", "why"], [[*entry.values()] for entry in waiting])
 
-    return Output(
-        {
-            "settings": asdict(rules),
-            "waiting": [
-                {"id": entry.id, "name": entry.name, "why": entry.status.message} for entry in line
-            ],
-            "active": [run.id for run in queue.active()],
-        },
-        display,
-    )
+    active = [run.id for run in queue.active()]
+    return Output({"settings": asdict(rules), "waiting": waiting, "active": active}, display)
 
 
 def list_checkpoints(arguments: argparse.Namespace) -> Output:
@@ -317,45 +298,29 @@ def list_checkpoints(arguments: argparse.Namespace) -> Output:
 def export_run(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     target = export_import.export(run, Path(arguments.file), checkpoints=arguments.checkpoints)
-
-    def display() -> None:
-        say(f"{target} {size(target.stat().st_size)}")
-
-    return Output({"id": run.id, "file": str(target), "bytes": target.stat().st_size}, display)
+    answer = {"id": run.id, "file": str(target), "bytes": target.stat().st_size}
+    return Output(answer, lambda: say(f"{target} {size(target.stat().st_size)}"))
 
 
 def import_run(arguments: argparse.Namespace) -> Output:
     run = export_import.import_run(Path(arguments.file))
-
-    def display() -> None:
-        say(run.id)
-
-    return Output({"id": run.id, "path": str(run.path)}, display)
+    return Output({"id": run.id, "path": str(run.path)}, lambda: say(run.id))
 
 
 def label(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
-    labels = {
-        "tags": arguments.tags,
-        "notes": arguments.notes,
-        "archived": arguments.archive,
-    }
+    labels = {"tags": arguments.tags, "notes": arguments.notes, "archived": arguments.archive}
     index.update_labels(run, **{key: value for key, value in labels.items() if value is not None})
     entry = index.entry(run)
-
-    def display() -> None:
-        say(f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip())
-
-    return Output(
-        {
-            "id": run.id,
-            "name": entry.name,
-            "tags": list(entry.tags),
-            "notes": entry.notes,
-            "archived": entry.is_archived,
-        },
-        display,
-    )
+    answer = {
+        "id": run.id,
+        "name": entry.name,
+        "tags": list(entry.tags),
+        "notes": entry.notes,
+        "archived": entry.is_archived,
+    }
+    words = f"{run.id} {', '.join(entry.tags)} {entry.notes}".strip()
+    return Output(answer, lambda: say(words))
 
 
 def fixes(arguments: argparse.Namespace) -> Output:
@@ -374,25 +339,18 @@ def fixes(arguments: argparse.Namespace) -> Output:
         ]
         table("Ways to reduce memory", ["", "estimated peak", "saves", ""], rows, right="lrrl")
 
-    return Output({"id": run.id, "fixes": [saving.to_json() for saving in savings]}, display)
+    return Output({"id": run.id, "fixes": [asdict(saving) for saving in savings]}, display)
 
 
 def rename(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     index.rename(run, arguments.name)
-
-    def display() -> None:
-        say(f"{run.id} {arguments.name}")
-
-    return Output({"id": run.id, "name": arguments.name}, display)
+    answer = {"id": run.id, "name": arguments.name}
+    return Output(answer, lambda: say(f"{run.id} {arguments.name}"))
 
 
 def delete(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     notes = actions.delete(run)
-
-    def display() -> None:
-        for line in (f"{run.id} deleted", *notes):
-            say(line)
-
-    return Output({"id": run.id, "state": "deleted", "notes": notes}, display)
+    answer = {"id": run.id, "state": "deleted", "notes": notes}
+    return Output(answer, lambda: say("\n".join([f"{run.id} deleted", *notes])))

@@ -4,12 +4,11 @@ model."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lab.atomic_files import number, part, read_object, size_of
+from lab.atomic_files import file_identity, number, part, read_object, size_of
 from lab.paths import RunDir
 from lab.rank import measure
 from lab.rank.measure import RankReport
@@ -82,16 +81,8 @@ def run_figures(run: RunDir) -> RunFigures:
     entry = index.entry(run)
     ranks = measure.file_of(run)
     files = (run.metrics, run.events, run.held_out, run.result, run.labels, run.artifact, ranks)
-    key = (str(run.path), *map(_identity, files), entry.status.state)
+    key = (str(run.path), *map(file_identity, files), entry.status.state)
     return _figures.get(key) or _figures.put(key, _read(run, entry))
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0, 0, 0
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _read(run: RunDir, entry: RunSummary) -> RunFigures:

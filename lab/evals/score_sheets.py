@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import dataclass_json, paths
-from lab.atomic_files import part, read_object, write_json
+from lab.atomic_files import file_identity, part, read_object, write_json
 from lab.chat.models import ModelRef
 from lab.errors import LabError
 from lab.recent import Recent
@@ -69,7 +69,7 @@ class ScoreSheet:
         return self.models[model].answers[place].figures.get(self.main, 0.0) >= 1.0
 
 
-_sheets: Recent[tuple[str, int, int], ScoreSheet] = Recent(64)
+_sheets: Recent[tuple[Any, ...], ScoreSheet] = Recent(64)
 
 
 def folder() -> Path:
@@ -84,11 +84,7 @@ def file_of(parts: Sequence[Any]) -> Path:
 
 def read(file: Path) -> ScoreSheet | None:
     """None where there is none, or nothing in it that can be read."""
-    try:
-        state = file.stat()
-    except OSError:
-        return None
-    key = (str(file), state.st_mtime_ns, state.st_size)
+    key = (str(file), *file_identity(file))
     sheet = _sheets.get(key)
     if sheet is None:
         sheet = dataclass_json.read(ScoreSheet, read_object(file))

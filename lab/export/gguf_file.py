@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods
-from lab.atomic_files import part, read_object
+from lab.atomic_files import file_identity, part, read_object
 from lab.errors import LabError
 from lab.export import merge, merge_proof
 from lab.paths import RunDir
@@ -83,17 +83,13 @@ def why_not(folder: Path) -> tuple[str, str]:
     return "", ""
 
 
-_known: Recent[tuple[str, int, int], str] = Recent(32)
+_known: Recent[tuple[Any, ...], str] = Recent(32)
 
 
 def _pre_tokenizer_of(file: Path) -> str:
     """As `pre_tokenizer`, of a file that is read once: it may have many megabytes, and pages ask
     again and again."""
-    try:
-        info = file.stat()
-    except OSError:
-        return ""
-    key = (str(file), info.st_mtime_ns, info.st_size)
+    key = (str(file), *file_identity(file))
     name = _known.get(key)
     return _known.put(key, pre_tokenizer(read_object(file) or {})) if name is None else name
 

@@ -16,12 +16,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import (
-    peft_targets,
-    target_layers,
-    target_problems,
-    targets_option,
-)
+from lab.methods.parts.target_modules import peft_targets, target_layers, targets_option
 from lab.schema import option
 
 SCORES = ("exp_avg_ipt", "exp_avg_unc")
@@ -112,7 +107,7 @@ class Adalora(PeftMethod):
     vectors = (".lora_E.",)
 
     def check(self, model: Any, config: AdaloraConfig, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.target_modules, self.can_train_conv1d)
+        problems = super().check(model, config, context)
         if config.target_rank >= config.rank:
             problems.append(
                 Problem(

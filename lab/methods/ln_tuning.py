@@ -14,7 +14,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.parts import patterns
-from lab.methods.parts.peft_method import PeftMethod, keeps_float32_adapters
+from lab.methods.parts.peft_method import PeftMethod, cast_trainable, keeps_float32_adapters
 from lab.methods.parts.script_lines import names_lines
 from lab.methods.parts.target_modules import norms
 from lab.schema import option
@@ -94,13 +94,11 @@ class LnTuning(PeftMethod):
         ]
 
     def apply(self, model: Any, config: LnTuningConfig, context: Context) -> Any:
+        import torch
+
         model = super().apply(model, config, context)
-        if keeps_float32_adapters(context):
-            # PEFT keeps the type of the copied norm; in bfloat16 small steps from 1.0 are lost
-            for weight in model.parameters():
-                if weight.requires_grad:
-                    weight.data = weight.data.float()
-        return model
+        # PEFT keeps the type of the copied norm; in bfloat16 small steps from 1.0 are lost
+        return cast_trainable(model, torch.float32) if keeps_float32_adapters(context) else model
 
     def trainable_count(self, model: Any, config: LnTuningConfig, context: Context) -> int:
         return sum(

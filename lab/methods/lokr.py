@@ -13,15 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import (
-    peft_targets,
-    target_layers,
-    target_problems,
-    targets_option,
-)
+from lab.methods.parts.target_modules import peft_targets, target_layers, targets_option
 from lab.schema import option
 
 
@@ -72,9 +66,6 @@ class LokrConfig:
 )
 class Lokr(PeftMethod):
     peft_class = "LoKrConfig"
-
-    def check(self, model: Any, config: LokrConfig, context: Context) -> list[Problem]:
-        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def peft_config_kwargs(self, config: LokrConfig) -> dict[str, Any]:
         return {

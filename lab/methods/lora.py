@@ -27,14 +27,13 @@ from lab.errors import LabError, Problem
 from lab.methods import Context, register
 from lab.methods.parts import lora_script, patterns
 from lab.methods.parts.lora_ranks import problems_by_layer, ranks_and_alphas, too_high_ranks
-from lab.methods.parts.peft_method import PeftMethod, is_meta
+from lab.methods.parts.peft_method import PeftMethod, is_meta, two_rates
 from lab.methods.parts.target_modules import (
     LinearLayer,
     is_tied,
     module_names,
     peft_targets,
     target_layers,
-    target_problems,
     targets_option,
     weights_of,
 )
@@ -157,7 +156,7 @@ class Lora(PeftMethod):
     peft_class = "LoraConfig"
 
     def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.target_modules, self.can_train_conv1d)
+        problems = super().check(model, config, context)
         if problems:
             return problems
         if config.bias != "none" and not _biases(model, config):
@@ -256,15 +255,8 @@ class Lora(PeftMethod):
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
         if config.loraplus_lr_ratio == 1.0:
             return super().param_groups(model, config, learning_rate)
-        named = [
-            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
-        ]
-        fast = [weight for name, weight in named if ".lora_B." in name]
-        others = [weight for name, weight in named if ".lora_B." not in name]
-        return [
-            {"params": others, "lr": learning_rate},
-            {"params": fast, "lr": learning_rate * config.loraplus_lr_ratio},
-        ]
+        ratio = config.loraplus_lr_ratio
+        return two_rates(model, learning_rate, lambda name: ".lora_B." in name, ratio)
 
     def state(self, model: Any) -> dict[str, Any]:
         return getattr(model, "initial_factors", {})

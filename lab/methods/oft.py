@@ -16,12 +16,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import (
-    peft_targets,
-    target_layers,
-    target_problems,
-    targets_option,
-)
+from lab.methods.parts.target_modules import peft_targets, target_layers, targets_option
 from lab.schema import option
 
 
@@ -63,7 +58,7 @@ class Oft(PeftMethod):
     peft_class = "OFTConfig"
 
     def check(self, model: Any, config: OftConfig, context: Context) -> list[Problem]:
-        problems = target_problems(model, config.target_modules, self.can_train_conv1d)
+        problems = super().check(model, config, context)
         if problems:
             return problems
         sizes = sorted({layer.d_in for layer in target_layers(model, config.target_modules)})

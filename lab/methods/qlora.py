@@ -21,7 +21,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import Lora, LoraConfig
-from lab.methods.parts.peft_method import keeps_float32_adapters
+from lab.methods.parts.peft_method import cast_trainable, keeps_float32_adapters
 from lab.methods.parts.target_modules import ALL_LINEAR, linear_layers, target_layers
 from lab.schema import option
 
@@ -116,12 +116,8 @@ class QuantisedLora(Lora):
         import torch
 
         model = super().apply(model, config, context)
-        if not keeps_float32_adapters(context):
-            # PEFT leaves adapters beside integers in float32
-            for weight in model.parameters():
-                if weight.requires_grad:
-                    weight.data = weight.data.to(torch.bfloat16)
-        return model
+        # PEFT leaves adapters beside integers in float32
+        return model if keeps_float32_adapters(context) else cast_trainable(model, torch.bfloat16)
 
     def script_before(self, config: Any) -> list[str]:
         lines = super().script_before(config)

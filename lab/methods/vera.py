@@ -11,15 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import Problem
 from lab.methods import Context, register
 from lab.methods.parts.peft_method import PeftMethod
-from lab.methods.parts.target_modules import (
-    peft_targets,
-    target_layers,
-    target_problems,
-    targets_option,
-)
+from lab.methods.parts.target_modules import peft_targets, target_layers, targets_option
 from lab.schema import option
 
 
@@ -70,9 +64,6 @@ class VeraConfig:
 )
 class Vera(PeftMethod):
     peft_class = "VeraConfig"
-
-    def check(self, model: Any, config: VeraConfig, context: Context) -> list[Problem]:
-        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def peft_config_kwargs(self, config: VeraConfig) -> dict[str, Any]:
         return {

@@ -18,6 +18,7 @@ from typing import IO, Any
 from lab import paths
 from lab.checked_run import CheckedRun, CheckResult
 from lab.data.preview_types import DatasetPreview
+from lab.dataclass_json import read
 from lab.errors import LabError, Problem, SpecError
 from lab.fit_answers import FitLimits, Saving
 from lab.forecasts import Forecast, SettingsSearch
@@ -132,7 +133,7 @@ class Planner:
     def fixes(self, spec: dict[str, Any]) -> list[Saving]:
         """What makes a resolved spec smaller, the largest predicted saving first."""
         savings = self.ask({"ask": "fixes", "spec": spec})["fixes"]
-        return [Saving.from_json(saving) for saving in savings]
+        return [read(Saving, saving) or Saving() for saving in savings]
 
     def estimate(
         self, spec: dict[str, Any], device: dict[str, Any] | None = None, **how: Any
@@ -149,7 +150,8 @@ class Planner:
 
         Raises SpecError with all problems.
         """
-        return FitLimits.from_json(self._ask_of({"ask": "limits", "spec": spec, "device": device}))
+        answer = self._ask_of({"ask": "limits", "spec": spec, "device": device})
+        return read(FitLimits, answer) or FitLimits()
 
     def plan(self, spec: dict[str, Any], device: dict[str, Any] | None = None) -> SettingsSearch:
         """The fastest settings of `spec` that fit, and the runners-up (`lab.preflight.answers`).

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from lab import stages
@@ -64,70 +64,38 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             f"The folder {os.environ['PWD']} cannot be entered: {error.strerror}.",
             "Ask again from another folder.",
         ) from None
-    kind = str(request.get("ask"))
-    if kind not in ANSWERS:
-        raise LabError(f"unknown request {kind!r}")
     try:
-        return ANSWERS[kind](request)
+        return answer_to(request)
     except SpecError as error:
         return {"problems": [problem.to_json() for problem in error.problems]}
 
 
-def _check(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.validate import check
+def answer_to(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer, whatever the environment. Raises LabError."""
+    from lab.data import dataset_preview
+    from lab.preflight import answers, validate
 
-    return check(request["spec"]).to_json()
+    kind, spec, device = request.get("ask"), request.get("spec", {}), request.get("device")
+    if kind == "check":
+        return validate.check(spec).to_json()
+    if kind == "fixes":
+        peak, savings = answers.fixes(spec)
+        return {"peak_bytes": peak, "fixes": [asdict(saving) for saving in savings]}
+    if kind == "estimate":
+        return answers.estimate(spec, device, request.get("how")).to_json()
+    if kind == "limits":
+        return asdict(answers.limits(spec, device or {}))
+    if kind == "plan":
+        return answers.plan(spec, device).to_json()
+    if kind == "look":
+        may_fetch = request.get("may_fetch") is True
+        return dataset_preview.look(spec, request["most"], may_fetch=may_fetch).to_json()
+    if kind == "warm":
+        load_libraries()
+        import peft  # noqa: F401
 
-
-def _fixes(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.answers import fixes
-
-    peak, savings = fixes(request["spec"])
-    return {"peak_bytes": peak, "fixes": [saving.to_json() for saving in savings]}
-
-
-def _estimate(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.answers import estimate
-
-    how = request.get("how") or {}
-    return estimate(request["spec"], request.get("device"), how).to_json()
-
-
-def _limits(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.answers import limits
-
-    return limits(request["spec"], request["device"]).to_json()
-
-
-def _plan(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.preflight.answers import plan
-
-    return plan(request["spec"], request.get("device")).to_json()
-
-
-def _look(request: dict[str, Any]) -> dict[str, Any]:
-    from lab.data.dataset_preview import look
-
-    preview = look(request["spec"], request["most"], may_fetch=request.get("may_fetch") is True)
-    return preview.to_json()
-
-
-def _warm(request: dict[str, Any]) -> dict[str, Any]:
-    load_libraries()
-    import peft  # noqa: F401
-
-    return {}
-
-
-ANSWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "check": _check,
-    "fixes": _fixes,
-    "estimate": _estimate,
-    "limits": _limits,
-    "plan": _plan,
-    "look": _look,
-    "warm": _warm,
-}
+        return {}
+    raise LabError(f"unknown request {kind!r}")
 
 
 def load_libraries() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.atomic_files import number
+from lab.atomic_files import file_identity, number
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs.record_reader import continuous, read_lines
@@ -35,19 +35,16 @@ class HeldOutLosses:
         return self.sums[-1] if len(self.sums) else None
 
 
-_read: Recent[tuple[str, int, int], HeldOutLosses] = Recent(24)
+_read: Recent[tuple[Any, ...], HeldOutLosses] = Recent(24)
 
 
 def held_out_losses(run: RunDir) -> HeldOutLosses | None:
     """None where the run wrote none (it held no rows out, or an earlier lab made it), or where the
     file is damaged."""
-    try:
-        stat = run.held_out.stat()
-    except OSError:
+    identity = file_identity(run.held_out)
+    if not identity or identity[1] > MAX_FILE_BYTES:
         return None
-    if stat.st_size > MAX_FILE_BYTES:
-        return None
-    key = (str(run.path), stat.st_size, stat.st_mtime_ns)
+    key = (str(run.path), *identity)
     losses = _read.get(key)
     if losses is None:
         losses = _parse(read_lines(run.held_out)[0])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from lab import paths, schema
-from lab.atomic_files import part, read_object, size_of, write_json
+from lab.atomic_files import file_identity, part, read_object, size_of, write_json
 from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.recent import Recent
@@ -44,12 +43,13 @@ _ended_runs: Recent[Key, RunSummary] = Recent(20_000)
 
 def entry(run: RunDir) -> RunSummary:
     """The run's line. An ended run is read once, until its result or its labels change."""
-    key = _key(run)
-    cached = _ended_runs.get(key) if key else None
+    result = file_identity(run.result)
+    key = (str(run.path), result, file_identity(run.labels))
+    cached = _ended_runs.get(key) if result else None
     if cached is not None:
         return cached
     summary = _read(run)
-    if key and summary.status.has_ended:
+    if result and summary.status.has_ended:
         _ended_runs.put(key, summary)
     return summary
 
@@ -113,21 +113,6 @@ def disk(run: RunDir) -> dict[str, int]:
 
 def rename(run: RunDir, name: str) -> None:
     update_labels(run, name=name.strip())
-
-
-def _key(run: RunDir) -> Key | None:
-    """Changes as soon as the result or the labels are other files: both are replaced by a rename,
-    so they differ in more than their times, which two writes at once or a copy may share."""
-    result = _identity(run.result)
-    return (str(run.path), result, _identity(run.labels)) if result else None
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    try:
-        stat = file.stat()
-    except OSError:
-        return ()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _read(run: RunDir) -> RunSummary:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lab import json_text
-from lab.atomic_files import size_of
+from lab.atomic_files import file_identity, size_of
 from lab.metrics import is_number
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs.record_reader import continuous
 
-Key = tuple[str, tuple[int, ...]]
+Key = tuple[Any, ...]  # the path of a run, and identities of its files
 MAX_RUNS = 20_000
 
 
@@ -41,27 +40,14 @@ _sizes: Recent[Key, int] = Recent(MAX_RUNS)
 
 def outcome(run: RunDir) -> Outcome:
     """Read again only when the records or the folders of the run have changed."""
-    records = (str(run.path), _identity(run.metrics))
+    records = (str(run.path), file_identity(run.metrics))
     losses = _losses.get(records) or _losses.put(records, _read_losses(run))
     folders = (run.path, run.artifact, run.checkpoints, run.exports, run.result, run.metrics)
-    contents = (str(run.path), _identity(*folders))
+    contents = (str(run.path), *map(file_identity, folders))
     size = _sizes.get(contents)
     if size is None:
         size = _sizes.put(contents, size_of(run.path))
     return Outcome(*losses, size)
-
-
-def _identity(*paths: Path) -> tuple[int, ...]:
-    """Differs as soon as one of the files or folders does."""
-    numbers: list[int] = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
-            numbers.append(0)
-        else:
-            numbers += [stat.st_ino, stat.st_size, stat.st_mtime_ns]
-    return tuple(numbers)
 
 
 def _read_losses(run: RunDir) -> tuple[float | None, float | None]:

@@ -40,7 +40,7 @@ def answers_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if request["ask"] == "limits":  # varies settings in memory, for which a test has no time
             return {"problems": [{"field": "model", "message": "is not asked for here."}]}
         try:
-            return worker.ANSWERS[request["ask"]](request)
+            return worker.answer_to(request)
         except SpecError as error:
             return {"problems": [problem.to_json() for problem in error.problems]}
 

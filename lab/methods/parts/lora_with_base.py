@@ -18,7 +18,7 @@ from lab.atomic_files import read_object
 from lab.errors import LabError
 from lab.methods import Context, Method
 from lab.methods.parts import adapter_files, fitting_defaults
-from lab.methods.parts.peft_method import cast_adapters, keeps_float32_adapters
+from lab.methods.parts.peft_method import cast_adapters, keeps_float32_adapters, two_rates
 from lab.methods.parts.target_modules import bypassed_names, is_tied
 from lab.models import headers
 from lab.models.decoder_structure import decoder_layers
@@ -63,19 +63,8 @@ class LoraAndBase(Method):
         return True  # the base's own tensors change
 
     def param_groups(self, model: Any, config: Any, learning_rate: float) -> list[dict[str, Any]]:
-        trainable = [
-            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
-        ]
-        return [
-            {
-                "params": [weight for name, weight in trainable if is_lora(name)],
-                "lr": learning_rate,
-            },
-            {
-                "params": [weight for name, weight in trainable if not is_lora(name)],
-                "lr": learning_rate * config.base_lr_ratio,
-            },
-        ]
+        ratio = config.base_lr_ratio
+        return two_rates(model, learning_rate, lambda name: not is_lora(name), ratio)
 
     def save(self, model: Any, folder: Path) -> None:
         from safetensors.torch import load_file, save_file

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lab.errors import Problem
 from lab.methods import Context, Method
 from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.script_lines import linear_lines, names_lines
@@ -13,6 +15,7 @@ from lab.methods.parts.target_modules import (
     bypassed_names,
     target_entries,
     target_layers,
+    target_problems,
 )
 
 
@@ -26,6 +29,11 @@ class PeftMethod(Method):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         adapter_files.KNOWN.update(cls.peft_fields)
+
+    def check(self, model: Any, config: Any, context: Context) -> list[Problem]:
+        if not hasattr(config, "target_modules"):
+            return []
+        return target_problems(model, config.target_modules, self.can_train_conv1d)
 
     def peft_config_kwargs(self, config: Any) -> dict[str, Any]:
         """Arguments of PEFT's config that follow from the options alone."""
@@ -121,11 +129,27 @@ def cast_adapters(model: Any, context: Context) -> Any:
     leaves them in float32."""
     if keeps_float32_adapters(context) or not is_meta(model):
         return model
-    own_type = model.get_input_embeddings().weight.dtype
+    return cast_trainable(model, model.get_input_embeddings().weight.dtype)
+
+
+def cast_trainable(model: Any, dtype: Any) -> Any:
+    """`model` with the parameters that train in `dtype`."""
     for weight in model.parameters():
         if weight.requires_grad:
-            weight.data = weight.data.to(own_type)
+            weight.data = weight.data.to(dtype)
     return model
+
+
+def two_rates(
+    model: Any, learning_rate: float, is_second: Callable[[str], bool], ratio: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups: the parameters whose names are not `is_second`, then those whose names are,
+    which learn `ratio` times as fast."""
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    return [
+        {"params": [weight for name, weight in named if is_second(name) is second], "lr": rate}
+        for second, rate in ((False, learning_rate), (True, learning_rate * ratio))
+    ]
 
 
 def is_meta(model: Any) -> bool:
