@@ -35,7 +35,8 @@ def macro_f1_test(first: Sequence[str], second: Sequence[str], right: Sequence[s
 
 def _one_hot(row: Sequence[str], labels: list[str]) -> np.ndarray:
     """(N, L) of 0 and 1."""
-    return (np.array(row, object)[:, None] == np.array(labels, object)).astype(float)
+    places = {label: place for place, label in enumerate(labels)}
+    return np.eye(len(labels))[[places[label] for label in row]]
 
 
 def _macro_f1(given_DL: np.ndarray, hits_DL: np.ndarray, true_L: np.ndarray) -> np.ndarray:

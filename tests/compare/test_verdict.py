@@ -184,22 +184,22 @@ def test_small_differences_of_single_runs_get_no_badge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("halves", "is_shown"),
+    ("halves", "apart", "is_shown"),
     [
-        ((0.03, 0.04), True),  # 0.06 apart, and the two intervals together are 0.05
-        ((0.05, 0.04), False),  # 0.064
-        ((None, None), True),  # nothing was drawn again: 0.02
-        ((0.07, None), True),
-        ((0.0, 0.0), True),  # of a single prompt each: nothing can be drawn
+        ((0.03, 0.04), 0.06, True),  # the two intervals together are 0.05
+        ((0.05, 0.04), 0.06, False),  # 0.064
+        ((None, None), 0.06, True),  # nothing was drawn again: 0.02
+        ((0.07, None), 0.06, True),
+        ((0.0, 0.0), 0.01, False),  # of a single prompt each nothing can be drawn again: 0.02
     ],
 )
 def test_forgetting_differs_by_more_than_the_intervals_that_were_measured(
-    halves: tuple[float | None, float | None], is_shown: bool
+    halves: tuple[float | None, float | None], apart: float, is_shown: bool
 ) -> None:
     those = contestants(
         [
             record("aaaa", "A", losses=(3.0, 2.41), rise=0.06, rise_half=halves[0]),
-            record("bbbb", "B", "full", losses=(3.0, 2.52), rise=0.12, rise_half=halves[1]),
+            record("bbbb", "B", "full", losses=(3.0, 2.52), rise=0.06 + apart, rise_half=halves[1]),
         ]
     )
     badges = [badge.key for badge in compare_badges(*those)]
