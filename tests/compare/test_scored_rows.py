@@ -116,8 +116,8 @@ def test_every_score_can_be_marked_as_the_best() -> None:
             )
             for (name, model), value in zip(scored.sheet.models.items(), (1.0, 0.0), strict=True)
         }
-        one = replace(scored, sheet=replace(scored.sheet, models=models))
-        assert scored_rows.best_of(one, key) == "run:0", key
+        changed = replace(scored, sheet=replace(scored.sheet, models=models))
+        assert scored_rows.best_of(changed, key) == "run:0", key
 
 
 def test_answers_of_other_weights_and_of_deleted_runs_do_not_count() -> None:

@@ -87,8 +87,8 @@ def test_the_randomisation_of_macro_f1_is_scipys(seed: int) -> None:
 
     def apart(ours: Any, theirs: Any) -> float:
         f1 = (
-            sklearn_metrics.f1_score(right, said, average="macro", zero_division=0)
-            for said in (ours, theirs)
+            sklearn_metrics.f1_score(right, labels, average="macro", zero_division=0)
+            for labels in (ours, theirs)
         )
         return float(next(f1) - next(f1))
 

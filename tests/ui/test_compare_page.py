@@ -172,8 +172,8 @@ def test_nobody_leads_in_rank(open_page: Page) -> None:
         "compare", runs=",".join(run.id for run in runs), y="rank/effective", tab="Trade-offs",
         x1="effective_rank",
     )  # fmt: skip
-    said = words(at)
-    assert "A is at 7.25" in said and "B is at 3.50" in said and "leads" not in said
+    text = words(at)
+    assert "A is at 7.25" in text and "B is at 3.50" in text and "leads" not in text
     assert at.selectbox(key="compare.x1").value == "effective_rank"
 
 
