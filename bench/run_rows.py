@@ -19,10 +19,9 @@ from lab import methods
 from lab.data.batches import TrainingOrder, collate
 from lab.data.prepare import PreparedData, prepare
 from lab.data.row_sizes import row_sizes
-from lab.forecast.memory_forecast import TraceOptions, batch_of
-from lab.forecast.model_profile import profile_model
+from lab.forecast.memory_forecast import TraceOptions, batch_of, traced_step
 from lab.forecast.resolve import resolve
-from lab.forecast.trace.layer_repetition import step as traced_step
+from lab.forecast.trace.layer_repetition import step as trace_step
 from lab.forecast.trace.trace_step import OneDevice
 from lab.methods import Context
 from lab.models import base_model, catalog, weights
@@ -107,11 +106,7 @@ def measure(title: str, model: str) -> dict[str, Any]:
 
 def _traced_peak(config: Any, spec: RunSpec, options: TraceOptions) -> int:
     """Bytes of tensors at the highest point of the traced step."""
-    profiled, method = profile_model(config, spec), methods.get(spec.method["name"])
-    batch = batch_of(spec, options)
-    trace, _ = traced_step(
-        config, profiled.layers, method, spec, batch, profiled.loss, on_gpu=False
-    )
+    trace, _ = trace_step(traced_step(config, spec, options))
     return max(peak.total for peak in trace.peaks.values())
 
 

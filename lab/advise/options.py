@@ -103,12 +103,8 @@ def least_need(case: AdviceCase, approach: Approach, *, has_bf16: bool | None = 
     card = card_of(case)
     if has_bf16 is None:
         has_bf16 = card is None or card.has_bf16
-    device = UNSIZED[_kind(case)] if has_bf16 else WITHOUT_BF16
+    device = UNSIZED[str(device_of(case).get("kind", "cuda"))] if has_bf16 else WITHOUT_BF16
     return estimate(spec, device).memory.needed_bytes
-
-
-def _kind(case: AdviceCase) -> str:
-    return str(device_of(case).get("kind", "cuda"))
 
 
 def _time_and_energy(case: AdviceCase, forecast: Forecast) -> tuple[float | None, float | None]:
@@ -137,7 +133,7 @@ def at_size(option: Option, case: AdviceCase, other: AdviceCase) -> Option:
     """The option for a case that differs in data or hardware only: nothing is asked again."""
     if option.forecast is None:
         return option
-    room = option.room_bytes if other.is_here else _room(other)
+    room = option.room_bytes if other.is_here else _room_of(device_of(other))
     memory = dataclasses.replace(
         option.forecast.memory,
         fits=None if room is None or option.need_bytes is None else option.need_bytes <= room,
@@ -156,10 +152,6 @@ def at_size(option: Option, case: AdviceCase, other: AdviceCase) -> Option:
         seconds=seconds,
         usd=_usd(other, seconds, energy, prices.current()),
     )
-
-
-def _room(case: AdviceCase) -> int | None:
-    return _room_of(device_of(case))
 
 
 def _room_of(device: dict[str, Any]) -> int | None:

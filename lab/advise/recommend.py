@@ -121,7 +121,8 @@ def refuted_claims(case: AdviceCase) -> frozenset[str]:
         claim
         for each in evidence.all_evidence()
         if is_similar(each, case)
-        for claim in _refuted(each)
+        for claim, verdict in each.verdicts.items()
+        if verdict.verdict == "off"
     )
 
 
@@ -137,10 +138,6 @@ def votes_on(case: AdviceCase, refuted: frozenset[str]) -> tuple[Vote, ...]:
         answer = rules.answer(case)
         votes.append(Vote(rules, answer, next((c for c in answer.rests_on if c in refuted), "")))
     return tuple(votes)
-
-
-def _refuted(each: Evidence) -> list[str]:
-    return [claim for claim, verdict in each.verdicts.items() if verdict.verdict == "off"]
 
 
 def recommend(case: AdviceCase) -> Recommendation:

@@ -85,7 +85,9 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
         )
     _, held = batches.split_indices(len(examples), data.eval_fraction)
     flat = [sequence for index in usable for sequence in sequences[index]]
-    texts = [_words(example) for example in examples]
+    texts = [
+        example.text or "\n".join(map(message_words, example.messages)) for example in examples
+    ]
     with stage("compare"):
         twins = duplicates.find_duplicates(texts)
         leaks = twins.across_split(set(held))
@@ -173,11 +175,6 @@ def _tokenized(
             pieces = []
         sequences.append(pieces)
     return sequences, False
-
-
-def _words(example: Example) -> str:
-    """What makes a row the same as another: all that is said in it."""
-    return example.text or "\n".join(map(message_words, example.messages))
 
 
 def _row(

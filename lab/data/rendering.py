@@ -144,7 +144,12 @@ def render(
     """
     source = source_of(tokenizer, tools)
     if wants_parts(tokenizer, source):
-        messages = [{**message, "content": _as_parts(message)} for message in messages]
+        messages = [
+            {**message, "content": [{"type": "text", "text": message["content"]}]}
+            if isinstance(message.get("content"), str)
+            else message
+            for message in messages
+        ]
     return _render(tokenizer, source, messages, to_answer, list(tools) if tools else None)
 
 
@@ -213,11 +218,6 @@ def _wants_parts(tokenizer: Any, source: str) -> bool:
             return False
 
     return not is_written(PROBE) and is_written([{"type": "text", "text": PROBE}])
-
-
-def _as_parts(message: Message) -> Any:
-    content = message.get("content")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 CACHE = "_lab_template_cache"

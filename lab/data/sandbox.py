@@ -46,7 +46,7 @@ class Bounded(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.globals |= {
             "raise_exception": _raise_exception,
-            "strftime_now": _strftime_now,
+            "strftime_now": lambda pattern: _strftime(datetime.now(), pattern),
             "dict": _Dict(),
             "namespace": _Namespace,
         }
@@ -208,10 +208,6 @@ class _Dict:
 
 def _raise_exception(message: Any) -> None:
     raise jinja2.exceptions.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return _strftime(datetime.now(), pattern)
 
 
 def _strftime(now: datetime, pattern: str) -> str:

@@ -145,7 +145,8 @@ def combine(
     model, rank, deviation = _combined(base, forms, combination)
     tell("writing and proving")
     method = {"name": "lora", "rank": rank, "alpha": float(rank), "dropout": 0.0}
-    method["target_modules"] = sorted({name.rsplit(".", 1)[-1] for name in _targets(model)})
+    targets = [name for name, layer in _layers(model).items() if "combined" in layer.lora_A]
+    method["target_modules"] = sorted({name.rsplit(".", 1)[-1] for name in targets})
     name = combination.name.strip() or default_name(runs)
     train = replace(spec.train, adapter_precision="float32")
     spec = replace(spec, name=name, method=method, train=train, init_from_run="")
@@ -259,7 +260,3 @@ def _layers(model: Any) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-
-
-def _targets(model: Any) -> list[str]:
-    return [name for name, layer in _layers(model).items() if "combined" in layer.lora_A]

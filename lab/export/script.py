@@ -143,7 +143,7 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "with_peft": "" if method.saves_whole_model else " and peft",
         "with_datasets": " datasets" if catalog.is_on_hub(data) else "",
         "model": repr(name),
-        "revision": _revision("REVISION", "MODEL", revision),
+        "revision": f"REVISION = {revision!r}  # of MODEL: as checked\n" if revision else "",
         "at_revision": ", revision=REVISION" if revision else "",
         "data": _data(data),
         "read": HUB_READ if catalog.is_on_hub(data) else READ.get(suffix_of(Path(data)), LINES),
@@ -177,11 +177,6 @@ def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:
         "autocast": HAS_BFLOAT16 if train.precision == "auto" else train.precision != "float32",
     }
     return TEMPLATE.format(**values) + plain_training.LOOP
-
-
-def _revision(constant: str, subject: str, revision: str) -> str:
-    """The line that pins what the Hub has; none where nothing is pinned."""
-    return f"{constant} = {revision!r}  # of {subject}: as checked\n" if revision else ""
 
 
 def _data(data: str) -> str:

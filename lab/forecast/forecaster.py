@@ -63,6 +63,7 @@ def forecast(
     memory = replace(memory, parameters=profile.sizes.parameters, trainable=profile.sizes.trainable)
     kind = rules_of_thumb.kind_of(memory.trainable, memory.parameters, profile.bits)
     notes = _notes(spec, profile, memory)
+    token_s = seconds_per_token(spec, profile, device, launches=launches)
     return spec, Forecast(
         memory=memory,
         disk=formula.disk_forecast(profile.sizes, spec),
@@ -71,7 +72,10 @@ def forecast(
             if stats is None
             else runtime_forecast(spec, profile, device, stats, launches, options.rows)
         ),
-        speed=_speed(seconds_per_token(spec, profile, device, launches=launches), device.watts),
+        speed=Speed(
+            round(1 / token_s, 1),
+            None if device.watts is None else round(device.watts * token_s * 1e6 / 3600, 3),
+        ),
         settings=settings_of(spec, profile.loss, options),
         device="cuda" if device.on_gpu else "cpu",
         device_bytes=device.memory_bytes,
@@ -106,12 +110,6 @@ def refusal(resolution: Resolution, error: ValueError) -> SpecError:
     if isinstance(error, StepFails):
         message = f"{method.title} does not work with this model: {error}"
     return SpecError([Problem("method", message)])
-
-
-def _speed(seconds: float, watts: float | None) -> Speed:
-    """Of a device that takes so many seconds for a token."""
-    energy = None if watts is None else round(watts * seconds * 1e6 / 3600, 3)
-    return Speed(round(1 / seconds, 1), energy)
 
 
 def _download(spec: RunSpec) -> DownloadForecast | None:

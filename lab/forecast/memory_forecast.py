@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lab.forecast.outline import Outline
     from lab.forecast.trace.allocation_log import Trace
     from lab.forecast.trace.trace_step import Batch
+    from lab.forecast.trace.traced_step import TracedStep
 
 # A CPU run's resident memory beyond the tensors: copies that kernels make, and the heap's holes.
 CPU_SAFETY_FACTOR = 1.3
@@ -76,20 +77,18 @@ def _trace(
     from lab.forecast.outline import whole_step
     from lab.forecast.trace.layer_repetition import step
 
-    profile, batch = profile_model(config, spec), batch_of(spec, options)
     if options.traced:
-        return step(
-            config,
-            profile.layers,
-            methods.get(spec.method["name"]),
-            spec,
-            batch,
-            profile.loss,
-            on_gpu=options.on_gpu,
-            whole=options.whole,
-        )
-    short = short or outline_of(config, spec, options)
-    return whole_step(short, profile.sizes, spec.train.gradient_accumulation_steps), How.OUTLINE
+        return step(traced_step(config, spec, options), whole=options.whole)
+    short, sizes = short or outline_of(config, spec, options), profile_model(config, spec).sizes
+    return whole_step(short, sizes, spec.train.gradient_accumulation_steps), How.OUTLINE
+
+
+def traced_step(config: Any, spec: RunSpec, options: TraceOptions) -> TracedStep:
+    """The step of `spec` with a model of `config`, all its layers."""
+    from lab.forecast.trace.traced_step import TracedStep
+
+    profile, batch = profile_model(config, spec), batch_of(spec, options)
+    return TracedStep(config, profile.layers, spec, batch, profile.loss, options.on_gpu)
 
 
 def _fails_for_real(error: Exception, config: Any, spec: RunSpec, *, on_gpu: bool) -> bool:
@@ -125,9 +124,7 @@ def outline_of(config: Any, spec: RunSpec, options: TraceOptions) -> Outline:
     """The outline of the step of `spec`. Raises whatever cannot be traced."""
     from lab.forecast.outline import outline
 
-    profile, method = profile_model(config, spec), methods.get(spec.method["name"])
-    batch = batch_of(spec, options)
-    return outline(config, profile.layers, method, spec, batch, profile.loss, on_gpu=options.on_gpu)
+    return outline(traced_step(config, spec, options))
 
 
 def outline_for_any_rows(

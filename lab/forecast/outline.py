@@ -8,23 +8,17 @@ all events of a deep model take several, and nothing here knows what a layer is 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab.forecast.formula import ModelSizes
-from lab.forecast.model_profile import step_settings
 from lab.forecast.trace.allocation_log import BEFORE, Log, Peak, Trace, launches_of_step
-from lab.forecast.trace.layer_repetition import LAYER, LayersDiffer, layer_kinds, repeated
-from lab.forecast.trace.meta_model import build, signatures, with_layers
-from lab.forecast.trace.trace_step import Batch, record
+from lab.forecast.trace.layer_repetition import LAYER, layer_kinds, repeated
+from lab.forecast.trace.traced_step import TracedStep
 from lab.methods import Method
-from lab.models.decoder_structure import layers_if_any
 from lab.recent import Recent
-from lab.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -68,30 +62,15 @@ class Outline:
 _outlines: Recent[str, Outline] = Recent(256)
 
 
-def outline(
-    config: Any,
-    layers: tuple[Any, ...],
-    method: Method,
-    spec: RunSpec,
-    batch: Batch,
-    loss: str,
-    *,
-    on_gpu: bool,
-) -> Outline:
-    """The outline of a step of a model of `config`; `layers` are the signatures of its layers with
-    the method in place. Raises LayersDiffer, and what an operation that cannot be traced raises."""
-    chosen, stands_for = choose_layers(layer_kinds(config, layers, spec, batch))
-
-    def short_of(places: list[int]) -> Outline:
-        return _short(config, layers, places, method, spec, batch, loss, on_gpu)
-
-    short = short_of(chosen)
-    others = [index for index in range(len(layers)) if index not in chosen]
-    # keys and values of virtual tokens come before the layers, for all of them in one tensor; a
-    # penalty on the weights of every layer comes after them
-    has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
-    if others and (has_prefix or type(method).penalty is not Method.penalty):
-        longer = short_of(sorted([*chosen, others[0]]))
+def outline(step: TracedStep) -> Outline:
+    """The outline of a step. Raises LayersDiffer, and what an operation that cannot be traced
+    raises."""
+    chosen, stands_for = choose_layers(layer_kinds(step))
+    short = _short(step.of_layers(chosen))
+    others = [index for index in range(len(step.layers)) if index not in chosen]
+    # a prefix comes before the layers; a penalty on the weights of every layer comes after them
+    if others and (step.has_prefix or type(step.method).penalty is not Method.penalty):
+        longer = _short(step.of_layers(sorted([*chosen, others[0]])))
         parts = {
             segment: part if LAYER in segment else _along(part, longer.parts[segment], len(others))
             for segment, part in short.parts.items()
@@ -105,33 +84,14 @@ def outline(
     return replace(short, stands_for=tuple(stands_for))
 
 
-def _short(
-    config: Any,
-    layers: tuple[Any, ...],
-    chosen: list[int],
-    method: Method,
-    spec: RunSpec,
-    batch: Batch,
-    loss: str,
-    on_gpu: bool,
-) -> Outline:
-    """The parts of a step of the `chosen` layers alone. Raises LayersDiffer if these come out as
-    others."""
-    if spec.train.checkpointed_layers is not None:
-        some = sum(index < spec.train.checkpointed_layers for index in chosen)
-        spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
-    few = with_layers(config, chosen) if chosen else config
-    described = [few.to_dict(), spec.method, step_settings(spec), asdict(batch), loss, on_gpu]
-    text = json.dumps(described, sort_keys=True, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()
+def _short(step: TracedStep) -> Outline:
+    """The parts of a step of a short model."""
+    key = step.key()
     known = _outlines.get(key)
     if known is not None:
         return known
-    model, quantised, _ = build(few, spec, method)
-    if signatures(layers_if_any(model)) != [layers[index] for index in chosen]:
-        raise LayersDiffer("the method treats the layers of a short model in another way")
-    log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-    return _outlines.put(key, read(log, len(chosen), on_gpu=on_gpu))
+    log = step.log(is_short=True)
+    return _outlines.put(key, read(log, len(step.layers), on_gpu=step.on_gpu))
 
 
 def choose_layers(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
@@ -206,9 +166,8 @@ def whole_step(short: Outline, sizes: ModelSizes, gradient_accumulation_steps: i
     rest = {"weights": sizes.weights, "optimizer": sizes.optimizer_bytes}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)
-    if (
-        gradient_accumulation_steps > 1
-    ):  # those of earlier passes; the short model's come with its own part
+    if gradient_accumulation_steps > 1:
+        # those of earlier passes; the short model's come with its own part
         own = short.parts["forward.before"].net.get("gradients", 0)
         walk.add("gradients", sizes.gradient_bytes - own)
         walk.adds_gradients = own > 0

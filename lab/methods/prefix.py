@@ -180,12 +180,11 @@ def _keys_and_values(model: Any, ids: Any) -> Any:
     in which PEFT reads its prefix: for each layer the keys, then the values."""
     import torch
 
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    from lab.models.weights import evaluating
+
+    with evaluating(model), torch.no_grad():
         device = model.get_input_embeddings().weight.device
         cache = model(input_ids=ids.unsqueeze(0).to(device), use_cache=True).past_key_values
-    model.train(was_training)
     parts = []
     for layer in cache.layers:
         for tensor in (layer.keys, layer.values):  # (1, heads, n, size)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,17 @@ def _tokenizer_folder(source: ModelSource) -> Path:
             folders.check_tokenizer(folder, source.id)
             return folder
     return hub.local_folder(source, with_weights=False)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Within, `model` is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -63,12 +63,11 @@ def metrics(run: RunDir, kind: str) -> list[dict[str, Any]]:
         matches = [record for record in records if record.get("kind") == kind]
     else:
         matches = continuous(records, kind)
-    return [_figures(record) for record in matches]
-
-
-def _figures(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without what should be a number and is none: the file may hold anything."""
-    return {key: value for key, value in record.items() if key in WORDS or is_number(value)}
+    # without what should be a number and is none: the file may hold anything
+    return [
+        {key: value for key, value in record.items() if key in WORDS or is_number(value)}
+        for record in matches
+    ]
 
 
 def events(run: RunDir, kind: str | None = None) -> list[dict[str, Any]]:

@@ -57,18 +57,15 @@ BUDGETS = {  # what ends a run, and what it has used of it
 
 def spec_of(run: RunDir) -> RunSpec:
     """The spec as it holds for the present attempt. Raises LabError if spec.json is damaged."""
-    spec = _at_commit(run, RunSpec.of_run(run))
+    spec = RunSpec.of_run(run)
+    # one from before commits stood in it goes on with the commit that its first attempt read
+    commit = record_reader.last_event(run, weights_hash.EVENT).get("commit")
+    spec = replace(spec, model=repository.at_commit(spec.model, commit))
     changes = changes_of(run)
     if not changes:
         return spec
     train = spec.to_json() | {"train": spec.to_json()["train"] | changes}
     return RunSpec.from_stored(train)
-
-
-def _at_commit(run: RunDir, spec: RunSpec) -> RunSpec:
-    """A spec from before commits stood in it goes on with the one that its first attempt read."""
-    commit = record_reader.last_event(run, weights_hash.EVENT).get("commit")
-    return replace(spec, model=repository.at_commit(spec.model, commit))
 
 
 def changes_of(run: RunDir) -> dict[str, Any]:

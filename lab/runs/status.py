@@ -65,7 +65,9 @@ def status(run: RunDir) -> Status:
     if not run.path.is_dir():
         return Status("deleted", message="The run directory is gone.")
     if not run.process.exists():
-        return Status("queued", message=_why_queued(run))
+        # what the supervisor wrote about a waiting run
+        queue_state = read_object(run.path.parent.parent / "queue" / "state.json")
+        return Status("queued", message=_words(part(queue_state, "waiting").get(run.id)))
     beat = read_heartbeat(run) or Heartbeat()
     progress: dict[str, Any] = {
         "phase": _words(beat.phase),
@@ -117,12 +119,6 @@ def _ended(run: RunDir) -> Status | None:
         return None
     words = _words(result.message), _words(result.hint)
     return Status(result.state, "ended", message=words[0], hint=words[1])
-
-
-def _why_queued(run: RunDir) -> str:
-    """What the supervisor wrote about a waiting run."""
-    state = read_object(run.path.parent.parent / "queue" / "state.json")
-    return _words(part(state, "waiting").get(run.id))
 
 
 def _age(run: RunDir, beat: Heartbeat) -> float | None:

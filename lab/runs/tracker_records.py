@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lab import paths
@@ -49,20 +49,11 @@ def remove(run_id: str, trackers: list[str]) -> list[str]:
     return notes
 
 
-def _remove_folders(folders: Iterator[Path]) -> bool:
+def _remove_folders(folders: Iterable[Path]) -> bool:
     listed = list(folders)
     for path in listed:
         remove_tree(path)
     return bool(listed)
-
-
-def _of_tensorboard(run_id: str) -> Iterator[Path]:
-    yield from (folder() / "tensorboard").glob(run_id)
-
-
-def _of_wandb(run_id: str) -> Iterator[Path]:
-    """offline-run-DATE-ID, one for each attempt."""
-    yield from (folder() / "wandb").glob(f"wandb/*run-*-{run_id}")
 
 
 def _of_mlflow(run_id: str) -> Iterator[Path]:
@@ -89,8 +80,9 @@ def _remove_from_trackio(run_id: str) -> bool:
 
 
 REMOVE: dict[str, Callable[[str], bool]] = {
-    "tensorboard": lambda run_id: _remove_folders(_of_tensorboard(run_id)),
-    "wandb": lambda run_id: _remove_folders(_of_wandb(run_id)),
+    "tensorboard": lambda run_id: _remove_folders((folder() / "tensorboard").glob(run_id)),
+    # offline-run-DATE-ID, one for each attempt
+    "wandb": lambda run_id: _remove_folders((folder() / "wandb").glob(f"wandb/*run-*-{run_id}")),
     "mlflow": lambda run_id: _remove_folders(_of_mlflow(run_id)),
     "trackio": _remove_from_trackio,
 }

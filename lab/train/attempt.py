@@ -154,8 +154,7 @@ class Attempt:
         self.telemetry.enter_phase("evaluating")
         figures, lost = probe.measure_end(model)
         self.memory.end_phase("evaluate")
-        amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
-        self.telemetry.metric("probe", step=used.step, **amounts, **figures)
+        self.telemetry.metric("probe", **used.amounts(), **figures)
         self.telemetry.event("forgotten", step=used.step, examples=lost)
         return figures
 
@@ -295,10 +294,7 @@ class Attempt:
         held_out_file.write_losses(self.run, attempt, 0, losses.sums, of="base")
         self.telemetry.metric(
             "eval",
-            step=0,
-            tokens=0,
-            seconds=0.0,
-            flops=0.0,
+            **budget.BudgetUsed().amounts(),
             of="base",
             **{"eval/loss": losses.mean, "eval/loss_tokens": losses.num_tokens},
         )

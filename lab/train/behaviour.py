@@ -8,12 +8,13 @@ each, so that it draws no random number and its time is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lab.data import chat_template, stop_tokens
 from lab.models.context_length import room_for_answer
+from lab.models.weights import evaluating
 
 # asked for little, so that a model that answers well ends in time
 PROMPTS = (
@@ -25,6 +26,7 @@ PROMPTS = (
     'Translate "Where is the train station?" into French.',
 )
 MAX_NEW_TOKENS = 40
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
@@ -52,36 +54,47 @@ def greedy_answers(
         on_token()
         return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
 
+    options = {**GREEDY, "stopping_criteria": [sign]}
+    rows = generate(model, tokenizer, prompts, max_new_tokens, length, "the model", options)
+    ends = set(stop_tokens.ids(tokenizer, model))
+    return [_answer(tokenizer, row, ends) for row in rows]
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    length: int | None,
+    title: str,
+    options: Mapping[str, Any],
+) -> list[list[int]]:
+    """The new tokens behind each prompt, in one batch padded at the left. `length`: the most tokens
+    that the model reads, which errors call `title`. Raises PromptTooLong where no room is left."""
+    import torch
+
     texts = [
         chat_template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
         for prompt in prompts
     ]
     rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     width = max(map(len, rows))
+    room = room_for_answer(width, length, title)
     device = next(model.parameters()).device
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    ends = stop_tokens.ids(tokenizer, model)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=min(max_new_tokens, room_for_answer(width, length, "the model")),
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=pad,
-                eos_token_id=ends,
-                stopping_criteria=[sign],
-            )
-    finally:
-        model.train(was_training)
-    return [_answer(tokenizer, row, set(ends)) for row in output[:, width:].tolist()]
+    with evaluating(model), torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=min(max_new_tokens, room),
+            pad_token_id=pad,
+            eos_token_id=stop_tokens.ids(tokenizer, model),
+            **options,
+        )
+    new_tokens: list[list[int]] = output[:, width:].tolist()
+    return new_tokens
 
 
 def _answer(tokenizer: Any, row: list[int], ends: set[int]) -> GreedyAnswer:

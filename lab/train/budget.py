@@ -23,6 +23,11 @@ class BudgetUsed:
     seconds: float = 0.0
     flops: float = 0.0
 
+    def amounts(self) -> dict[str, float]:
+        """What a record of an evaluation says of it."""
+        names = ("step", "tokens", "seconds", "flops")
+        return {name: getattr(self, name) for name in names}
+
 
 class TrainingTimer:
     """Seconds of training: runs between `start` and `stop`, over all attempts."""

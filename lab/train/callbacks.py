@@ -189,10 +189,7 @@ class RunCallback:
         held_out_file.write_losses(self.run, self.telemetry.attempt, used.step, losses.sums)
         self.telemetry.metric(
             "eval",
-            step=used.step,
-            tokens=used.tokens,
-            seconds=used.seconds,
-            flops=used.flops,
+            **used.amounts(),
             **{"eval/loss": loss, "eval/loss_tokens": losses.num_tokens},
             **self.ranks.measure(loop.model),
         )
@@ -202,11 +199,9 @@ class RunCallback:
 
     def _measure_forgetting(self, probe: ForgettingProbe) -> None:
         """What the model has forgotten by now, beside the evaluation loss of the same step."""
-        used = self.used
-        amounts = {"tokens": used.tokens, "seconds": used.seconds, "flops": used.flops}
         figures = probe.measure_live(self.loop.model)
         self.memory.end_phase("evaluate")
-        self.telemetry.metric("probe", step=used.step, **amounts, **figures)
+        self.telemetry.metric("probe", **self.used.amounts(), **figures)
 
     def _after_batch(self, rows: int) -> None:
         self.telemetry.progress(rows, len(self.held_out), "row")
@@ -331,7 +326,10 @@ class RunCallback:
         if record is None:
             return
         record["train/loss"] = sum(record["train/loss"].tolist())
-        record = {key: _number(value) for key, value in record.items()}
+        record = {
+            key: value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+            for key, value in record.items()
+        }
         before = self._before
         step_s = max(record["perf/step_s"], 1e-9)
         record["perf/tokens_per_s"] = (record["tokens"] - before["tokens"]) / step_s
@@ -377,8 +375,3 @@ class RunCallback:
             self.telemetry.progress(round(used.seconds, 1), plan.limits["seconds"], "second", eta_s)
         else:
             self.telemetry.progress(used.step, plan.steps, "step", eta_s)
-
-
-def _number(value: Any) -> Any:
-    """The number in a tensor of one element; anything else as it is."""
-    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value

@@ -69,9 +69,13 @@ def save(
         save_file(_moments(optimizer, names), aside / "optimizer.safetensors")
         extra = {f"method|{key}": value.contiguous() for key, value in method_state.items()}
         save_file(_random_tensors() | extra, aside / "extra.safetensors")
+        name, keys, *rest = np.random.get_state(legacy=True)
         full = state | {
             "step": step,
-            "random": _random_json(),
+            "random": {
+                "python": random.getstate(),
+                "numpy": [name, np.asarray(keys).tolist(), *rest],
+            },
             "optimizer": _numbers(optimizer, names),
         }
         (aside / "state.json").write_text(json.dumps(full), encoding="utf-8")
@@ -252,20 +256,16 @@ def method_state(saved: Path) -> dict[str, torch.Tensor]:
 def restore_random(saved: Checkpoint) -> None:
     """All generators as they were when the checkpoint was written. Raises LabError."""
     with readable(saved.path):
-        _restore_random(saved)
-
-
-def _restore_random(saved: Checkpoint) -> None:
-    tensors = load_file(saved.path / "extra.safetensors")
-    torch.set_rng_state(tensors["torch"])
-    for device in range(torch.cuda.device_count()):
-        if f"cuda-{device}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda-{device}"], device)
-    stored = saved.state["random"]
-    version, numbers, gauss = stored["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = stored["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+        tensors = load_file(saved.path / "extra.safetensors")
+        torch.set_rng_state(tensors["torch"])
+        for device in range(torch.cuda.device_count()):
+            if f"cuda-{device}" in tensors:
+                torch.cuda.set_rng_state(tensors[f"cuda-{device}"], device)
+        stored = saved.state["random"]
+        version, numbers, gauss = stored["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        name, keys, *rest = stored["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -311,11 +311,6 @@ def _random_tensors() -> dict[str, torch.Tensor]:
     for device in range(torch.cuda.device_count()):
         states[f"cuda-{device}"] = torch.cuda.get_rng_state(device)
     return states
-
-
-def _random_json() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
 def _sync_and_hash(path: Path) -> tuple[str, int]:

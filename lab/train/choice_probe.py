@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from lab.data import chat_template
+from lab.models.weights import evaluating
 from lab.paths import ASSETS
 
 QUESTIONS = ASSETS / "datasets" / "common-knowledge.jsonl"
@@ -86,13 +87,8 @@ def continuation_log_probabilities(
     ids = torch.tensor(
         [[*before, *tokens, *[pad] * (width - len(tokens))] for tokens in behind], device=device
     )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
     start = len(before) - 1
     log = torch.log_softmax(logits[:, start : start + width].float(), dim=-1)
     totals = []

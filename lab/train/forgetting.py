@@ -27,13 +27,16 @@ from lab.data.batches import collate, single_rows
 from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.models import weights_hash
 from lab.models.catalog import ModelSource
-from lab.models.context_length import context_length, room_for_answer
+from lab.models.context_length import context_length
+from lab.models.weights import evaluating
 from lab.paths import ASSETS
+from lab.train.behaviour import generate
 
 PROMPTS = ASSETS / "general_prompts.json"
 MAX_NEW_TOKENS = 64  # new tokens of an answer
 SAMPLING_BATCH = 10  # answers sampled at once
 SEED = 20_261
+SAMPLED = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
 TOP_K = 64
 MAX_LENGTH = 512  # tokens of a prompt and its answer
 ROWS = 4  # in one forward pass: the whole logits are needed
@@ -97,36 +100,10 @@ def _sample(model: Any, tokenizer: Any, questions: list[str], seed: int) -> list
     """One answer to each prompt, drawn at temperature 1 from the whole vocabulary."""
     import torch
 
-    texts = [
-        chat_template.render(tokenizer, [{"role": "user", "content": prompt}], to_answer=True)
-        for prompt in questions
-    ]
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    width = max(map(len, ids))
-    max_answer = room_for_answer(width, context_length(getattr(model, "config", None)), "the base")
-    device = next(model.parameters()).device
-    pad = tokenizer.pad_token_id
-    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    was_training = model.training
-    model.eval()
+    length = context_length(getattr(model, "config", None))
     torch.manual_seed(SEED + seed)
-    try:
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=padded,
-                attention_mask=mask,
-                max_new_tokens=min(MAX_NEW_TOKENS, max_answer),
-                do_sample=True,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=0,
-                pad_token_id=pad,
-                eos_token_id=stop_tokens.ids(tokenizer, model),
-            )
-    finally:
-        model.train(was_training)
-    replies = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    rows = generate(model, tokenizer, questions, MAX_NEW_TOKENS, length, "the base", SAMPLED)
+    replies = tokenizer.batch_decode(rows, skip_special_tokens=True)
     return [text.replace("\0", "").strip() for text in replies]
 
 
@@ -164,25 +141,20 @@ def likelihood(
     """
     import torch
 
-    was_training = model.training
-    model.eval()
     parts: list[tuple[Any, Any, Any]] = []
     sequences = _sequences(tokenizer, file, min(MAX_LENGTH, length or MAX_LENGTH))[:most]
-    try:
-        with torch.inference_mode():
-            for log, targets in _logits(model, tokenizer, sequences):
-                start = sum(len(part[0]) for part in parts)
-                if top_ids is None:
-                    best = log.topk(min(TOP_K, log.shape[1]), dim=1)
-                    there, ids = best.values, best.indices
-                else:
-                    ids = top_ids[start : start + len(log)].to(log.device)
-                    there = log.gather(1, ids)
-                likelihoods = log.gather(1, targets[:, None])[:, 0]
-                parts.append((likelihoods.cpu(), there.cpu(), ids.cpu()))
-                after_batch()
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        for log, targets in _logits(model, tokenizer, sequences):
+            start = sum(len(part[0]) for part in parts)
+            if top_ids is None:
+                best = log.topk(min(TOP_K, log.shape[1]), dim=1)
+                there, ids = best.values, best.indices
+            else:
+                ids = top_ids[start : start + len(log)].to(log.device)
+                there = log.gather(1, ids)
+            likelihoods = log.gather(1, targets[:, None])[:, 0]
+            parts.append((likelihoods.cpu(), there.cpu(), ids.cpu()))
+            after_batch()
     own, top, ids = (torch.cat(column) for column in zip(*parts, strict=True))
     rows = single_rows(sequences)
     return Likelihood(own, top, ids, tuple(rows[index].targets for index in range(len(rows))))

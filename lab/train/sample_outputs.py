@@ -9,6 +9,8 @@ from lab.data import chat_template, stop_tokens
 from lab.data.catalog import Dataset
 from lab.data.prepare import PreparedData
 from lab.models.context_length import PromptTooLong, room_for_answer
+from lab.models.weights import evaluating
+from lab.train.behaviour import GREEDY
 from lab.train.telemetry import Telemetry
 
 TEXT_EVERY = 4  # tokens between two texts for a person who watches
@@ -52,27 +54,20 @@ class SampleGenerator:
         self.telemetry.enter_phase("sampling")
         inputs = self.tokenizer(self.prompt, add_special_tokens=False, return_tensors="pt")
         inputs = inputs.to(next(model.parameters()).device)
-        was_training = model.training
-        model.eval()
         self._begun_at = inputs["input_ids"].shape[1]
-        try:
-            # trained parts may be float32 beside 16-bit weights, as in the step itself
-            with torch.inference_mode(), uncompiled(), autocast(model.device, self.precision):
-                output = model.generate(
-                    input_ids=inputs["input_ids"],
-                    attention_mask=inputs["attention_mask"],
-                    max_new_tokens=min(MAX_NEW_TOKENS, self.room),
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                    use_cache=True,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    eos_token_id=stop_tokens.ids(self.tokenizer, model),
-                    stopping_criteria=[self._is_stopped],
-                )
-        finally:
-            model.train(was_training)
+        # trained parts may be float32 beside 16-bit weights, as in the step itself
+        precise = autocast(model.device, self.precision)
+        with evaluating(model), torch.inference_mode(), uncompiled(), precise:
+            output = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=min(MAX_NEW_TOKENS, self.room),
+                use_cache=True,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=stop_tokens.ids(self.tokenizer, model),
+                stopping_criteria=[self._is_stopped],
+                **GREEDY,
+            )
         if self.command() in ("stop", "cancel"):
             return
         ids = output[0, self._begun_at :]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lab.data.batches import TokenSequence, collate
+from lab.models.weights import evaluating
 from lab.train.loss import fused_loss, fused_token_losses, plain_loss, plain_token_losses
 
 INPUTS = ("input_ids", "position_ids")
@@ -110,13 +111,9 @@ def fused_matches_plain(model: nn.Module, *, precision: str) -> bool:
         "loss_index": torch.arange(7, device=device),
         "targets": ids[0, 1:],
     }
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         fused = summed_loss(model, batch, precision=precision, loss="fused")
         plain = summed_loss(model, batch, precision=precision, loss="plain")
-    finally:
-        model.train(was_training)
     tolerance = 1e-4 if precision == "float32" else 2e-2
     return bool(torch.isclose(fused, plain, rtol=tolerance))
 
@@ -128,15 +125,8 @@ def is_causal(model: nn.Module, *, precision: str) -> bool:
     first = torch.arange(8, device=device).unsqueeze(0)
     second = first.clone()
     second[0, -1] = 9
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(device, precision):
-            logits = [
-                model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)
-            ]
-    finally:
-        model.train(was_training)
+    with evaluating(model), autocast(device, precision):
+        logits = [model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)]
     max_difference = (logits[0].float() - logits[1].float()).abs().max()
     return bool(
         max_difference <= (1e-5 if precision == "float32" else 1e-2) * logits[0].float().std()
@@ -151,20 +141,14 @@ def isolates_packed_sequences(model: nn.Module, *, precision: str) -> bool:
     device = next(model.parameters()).device
     ids = torch.arange(8, device=device).unsqueeze(0)
     other = torch.tensor([[12, 11, 10, 9, 4, 5, 6, 7]], device=device)
-    places = torch.arange(4, device=device).repeat(2).unsqueeze(0)
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(device, precision):
-            logits = [
-                model(input_ids=row, position_ids=places, use_cache=False).logits[0, 4:]
-                for row in (ids, other)
-            ]
-            alone = model(input_ids=ids[:, 4:], position_ids=places[:, :4], use_cache=False).logits[
-                0
-            ]
-    finally:
-        model.train(was_training)
+    positions = torch.arange(4, device=device).repeat(2).unsqueeze(0)
+    with evaluating(model), autocast(device, precision):
+        logits = [
+            model(input_ids=row, position_ids=positions, use_cache=False).logits[0, 4:]
+            for row in (ids, other)
+        ]
+        single = {"input_ids": ids[:, 4:], "position_ids": positions[:, :4]}
+        alone = model(**single, use_cache=False).logits[0]
     first, second = (row.float() for row in logits)
     moved = float((first - second).abs().max())
     if precision != "float32":  # a row of another length may round otherwise
@@ -211,10 +195,8 @@ def row_losses(
 ) -> RowLosses:
     """The loss of each row of all batches: neither it nor their mean depends on how the rows are
     cut into batches. `after_batch(rows so far)` reports progress."""
-    was_training = model.training
-    model.eval()
     losses = RowLosses()
-    try:
+    with evaluating(model):
         for batch in batches:
             with uncompiled():
                 tokens_N = token_losses(model, batch, precision=precision, loss=loss).double()
@@ -223,8 +205,6 @@ def row_losses(
             losses.sums += tokens_N.new_zeros(num_rows).index_add_(0, row_N, tokens_N).tolist()
             losses.tokens += torch.bincount(row_N, minlength=num_rows).tolist()
             after_batch(len(losses.sums))
-    finally:
-        model.train(was_training)
     return losses
 
 

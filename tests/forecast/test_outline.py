@@ -16,7 +16,7 @@ from lab.forecast.memory_forecast import (
     predict_memory,
 )
 from lab.forecast.outline import choose_layers
-from lab.forecast.trace import layer_repetition
+from lab.forecast.trace import traced_step
 from lab.forecasts import How, MemoryForecast
 from lab.recent import Recent
 from lab.spec import RunSpec
@@ -208,8 +208,7 @@ def untraceable(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("an odd layer")
 
-    for module in (outlines, layer_repetition):
-        monkeypatch.setattr(module, "record", fail)
+    monkeypatch.setattr(traced_step, "record", fail)
     # what other tests have traced is not to answer for it
     monkeypatch.setattr(outlines, "_outlines", Recent(256))
 

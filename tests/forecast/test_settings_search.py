@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.forecast import outline
-from lab.forecast.trace import layer_repetition
+from lab.forecast.trace import traced_step
 from tests.answers import plan
 
 
@@ -139,8 +138,7 @@ def test_another_rate_and_length_of_the_run_are_planned_without_tracing_again(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("It was traced before.")
 
-    monkeypatch.setattr(outline, "record", never)
-    monkeypatch.setattr(layer_repetition, "record", never)
+    monkeypatch.setattr(traced_step, "record", never)
     again = spec_of(folder, learning_rate=3e-5, max_steps=77, **ONE_ROW)
     assert plan(again, room)["choices"] == first
 

@@ -12,6 +12,7 @@ from lab.forecast.model_profile import profile_model
 from lab.forecast.trace.layer_repetition import shorten, step
 from lab.forecast.trace.meta_model import build, with_layers
 from lab.forecast.trace.trace_step import Batch, record
+from lab.forecast.trace.traced_step import TracedStep
 from lab.forecasts import How
 from lab.models import catalog, shipped_configs, weights
 from lab.models.empty_model import meta_model
@@ -115,14 +116,9 @@ def test_layer_extension_says_what_the_full_trace_says(
     spec = resolved(value, **{"loss_implementation": "fused", **train})
     count = 12 if method == "top_layers_lora" else 8  # more of each kind than are traced
     config = with_layers(weights.load_config(catalog.resolve_config(spec.model)), range(count))
-    layers = profile_model(config, spec).layers
-    traces = {
-        whole: step(
-            config, layers, methods.get(method), spec, Batch(2, 128),
-            spec.train.loss_implementation, on_gpu=True, whole=whole,
-        )
-        for whole in (True, False)
-    }  # fmt: skip
+    layers, loss = profile_model(config, spec).layers, spec.train.loss_implementation
+    traced = TracedStep(config, layers, spec, Batch(2, 128), loss, on_gpu=True)
+    traces = {whole: step(traced, whole=whole) for whole in (True, False)}
     assert [how for _, how in traces.values()] == [How.EVERY_LAYER, How.REPEATED_LAYERS]
     whole, extended = (trace for trace, _ in traces.values())
     assert extended.reserved == whole.reserved

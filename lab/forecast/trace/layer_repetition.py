@@ -7,69 +7,38 @@ its storages under new numbers. The allocator replays the whole log: nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, replace
-from typing import Any
 
-from lab.forecast.model_profile import step_settings
 from lab.forecast.trace.allocation_log import Event, Log, Trace
-from lab.forecast.trace.meta_model import build, signatures, with_layers
-from lab.forecast.trace.trace_step import Batch, record
+from lab.forecast.trace.traced_step import LayersDiffer, TracedStep
 from lab.forecasts import How
-from lab.methods import Method
-from lab.models.decoder_structure import layers_if_any
 from lab.recent import Recent
-from lab.spec import RunSpec
 
-TRACED_LAYERS = (
-    5  # layers that stand for a longer run of their kind: two at each end, and one between
-)
+TRACED_LAYERS = 5  # that stand for a longer run of their kind: two at each end, and one between
 LAYER = ".layer."
+_logs: Recent[str, Log] = Recent(64)  # of short models, for the same layers in another number
 
 
-class LayersDiffer(Exception):
-    """Raised when identical layers do not allocate identically."""
-
-
-def step(
-    config: Any,
-    layers: tuple[Any, ...],
-    method: Method,
-    spec: RunSpec,
-    batch: Batch,
-    loss: str,
-    *,
-    on_gpu: bool,
-    whole: bool = False,
-) -> tuple[Trace, How]:
-    """(the trace of a step of a model of `config`, whether layers were repeated for it).
-
-    `layers` are the signatures of its layers with the method in place; extension is used where
-    enough of them are alike.
-    """
-    chosen, stands_for = shorten(layer_kinds(config, layers, spec, batch))
-    # keys and values of virtual tokens come before the layers, for all of them in one tensor
-    has_prefix = method.virtual_tokens(spec.method_config)[1] > 0
-    if not whole and not has_prefix and len(chosen) < len(layers):
+def step(traced: TracedStep, *, whole: bool = False) -> tuple[Trace, How]:
+    """(what the step allocates, whether layers were repeated for it): they are where enough of them
+    are alike, unless the `whole` model is to be traced."""
+    chosen, stands_for = shorten(layer_kinds(traced))
+    if not whole and not traced.has_prefix and len(chosen) < len(traced.layers):
         try:
-            short = _short(config, layers, chosen, method, spec, batch, loss, on_gpu)
-            return extend(short, stands_for).read(on_gpu=on_gpu), How.REPEATED_LAYERS
+            short = traced.of_layers(chosen)
+            key = short.key()
+            log = _logs.get(key) or _logs.put(key, short.log(is_short=True))
+            return extend(log, stands_for).read(on_gpu=traced.on_gpu), How.REPEATED_LAYERS
         except LayersDiffer:
             pass
-    model, quantised, _ = build(config, spec, method)
-    log = record(model, method, spec, batch, loss, quantised, on_gpu=on_gpu)
-    return log.read(on_gpu=on_gpu), How.EVERY_LAYER
+    return traced.log().read(on_gpu=traced.on_gpu), How.EVERY_LAYER
 
 
-def layer_kinds(
-    config: Any, layers: tuple[Any, ...], spec: RunSpec, batch: Batch
-) -> list[tuple[Hashable, ...]]:
+def layer_kinds(traced: TracedStep) -> list[tuple[Hashable, ...]]:
     """What tells one layer from another: its tensors, its attention, whether it recomputes."""
-    train = spec.train
+    config, layers, train, batch = traced.config, traced.layers, traced.spec.train, traced.batch
     some = train.checkpointed_layers or len(layers)
     recomputed = some if train.activation_checkpointing == "on" else 0
     kinds = getattr(config, "layer_types", None)
@@ -100,35 +69,6 @@ def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
         places = list(range(first, len(chosen)))
         stands_for += places if more <= 0 else [*places[:3], *[first + 2] * more, *places[3:]]
     return chosen, stands_for
-
-
-_logs: Recent[str, Log] = Recent(64)  # for the same layers in another number
-
-
-def _short(
-    config: Any,
-    layers: tuple[Any, ...],
-    chosen: list[int],
-    method: Method,
-    spec: RunSpec,
-    batch: Batch,
-    loss: str,
-    on_gpu: bool,
-) -> Log:
-    """The log of the `chosen` layers alone. Raises LayersDiffer where they come out otherwise."""
-    if spec.train.checkpointed_layers is not None:
-        some = sum(index < spec.train.checkpointed_layers for index in chosen)
-        spec = replace(spec, train=replace(spec.train, checkpointed_layers=some))
-    few = with_layers(config, chosen)
-    question = [few.to_dict(), spec.method, step_settings(spec), asdict(batch), loss, on_gpu]
-    name = hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
-    log = _logs.get(name)
-    if log is not None:
-        return log
-    small, quantised, _ = build(few, spec, method)
-    if signatures(layers_if_any(small)) != [layers[index] for index in chosen]:
-        raise LayersDiffer("the method treats the layers of a short model in another way")
-    return _logs.put(name, record(small, method, spec, batch, loss, quantised, on_gpu=on_gpu))
 
 
 def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, int]:

@@ -105,7 +105,8 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
     import peft
 
     raw, config_class = _raw_config(folder), getattr(peft, kind)
-    defaults = config_class(**_least(kind))
+    # without which PEFT cannot make a config of this kind
+    defaults = config_class(**({"total_step": 1} if kind == "AdaLoraConfig" else {}))
     expected = defaults.peft_type.value
     if raw.get("peft_type") != expected:
         raise _odd(f"is of the type '{quote(raw.get('peft_type'))}', and {expected} is needed")
@@ -127,11 +128,6 @@ def config_of(folder: Path, kind: str, base: Any) -> Any:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise _odd(f"is not one of PEFT's: {error}") from None
     return config
-
-
-def _least(kind: str) -> dict[str, Any]:
-    """Arguments without which a config of PEFT cannot be made."""
-    return {"total_step": 1} if kind == "AdaLoraConfig" else {}
 
 
 def _judged(key: str, value: Any) -> Any:
