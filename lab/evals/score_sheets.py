@@ -65,8 +65,8 @@ class ScoreSheet:
     questions: tuple[ScoredQuestion, ...] = ()
     models: Mapping[str, ScoredModel] = field(default_factory=dict)
 
-    def is_right(self, model: str, place: int) -> bool:
-        return self.models[model].answers[place].figures.get(self.main, 0.0) >= 1.0
+    def is_right(self, model: str, index: int) -> bool:
+        return self.models[model].answers[index].figures.get(self.main, 0.0) >= 1.0
 
 
 _sheets: Recent[tuple[Any, ...], ScoreSheet] = Recent(64)

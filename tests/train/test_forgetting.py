@@ -218,7 +218,7 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     model.train()
     likelihood = forgetting.likelihood(model, tokenizer, file)
     assert model.training, "The model is put back into its mode."
-    assert torch.allclose(likelihood.own, expected, atol=1e-5)
+    assert torch.allclose(likelihood.log_probs, expected, atol=1e-5)
     assert likelihood.top.shape == likelihood.top_ids.shape == (len(expected), forgetting.TOP_K)
     assert (likelihood.top[:, :-1] >= likelihood.top[:, 1:]).all(), "The likeliest first."
     with torch.no_grad():
@@ -254,7 +254,7 @@ def test_a_part_of_the_chats_and_those_that_lost_most() -> None:
     assert figures["probe/rise"] == pytest.approx(2.8 / 5) and figures["probe/chats"] == 3
     assert figures["probe/rise_half"] > 0 and figures["probe/kl_half"] == 0
     part = base.first(2)
-    assert part.tokens == (2, 1) and part.own.tolist() == [-1.0, -1.0, -2.0]
+    assert part.tokens == (2, 1) and part.log_probs.tolist() == [-1.0, -1.0, -2.0]
     assert forgetting.compare(part, tuned.first(2))["probe/rise"] == pytest.approx(2.4 / 3)
 
 
