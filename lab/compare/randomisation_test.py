@@ -35,8 +35,8 @@ def macro_f1_test(first: Sequence[str], second: Sequence[str], right: Sequence[s
 
 def _one_hot(row: Sequence[str], labels: list[str]) -> np.ndarray:
     """(N, L) of 0 and 1."""
-    places = {label: place for place, label in enumerate(labels)}
-    return np.eye(len(labels))[[places[label] for label in row]]
+    index_of = {label: index for index, label in enumerate(labels)}
+    return np.eye(len(labels))[[index_of[label] for label in row]]
 
 
 def _macro_f1(given_DL: np.ndarray, hits_DL: np.ndarray, true_L: np.ndarray) -> np.ndarray:
