@@ -102,7 +102,7 @@ def _base_of_type(run: RunDir, kind: str) -> Iterator[None]:
 def _merged(
     run: RunDir, target: Path, written: str, tell: Callable[[str], object]
 ) -> dict[str, Any]:
-    proof = merge.merge(run, target, written)["proof"]
+    proof = merge.merge(run, target, written).proof
     shutil.rmtree(target)
     tell(f"{proof['base']}, written as {written}: {proof['sentence']}")
     return {"method": RunSpec.of_run(run).method["name"], "written": written, **proof}
@@ -110,7 +110,7 @@ def _merged(
 
 def _gguf(run: RunDir, folder: Path, kind: str, tell: Callable[[str], object]) -> dict[str, Any]:
     file = folder / f"{kind}.gguf"
-    proof = gguf_file.of_run(run, file, kind)["proof"]
+    proof = gguf_file.of_run(run, file, kind).proof
     file.unlink()
     tell(f"GGUF {kind}: {proof['sentence']}")
     row = {"method": RunSpec.of_run(run).method["name"], "written": f"GGUF {kind}", **proof}

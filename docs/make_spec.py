@@ -80,11 +80,11 @@ def matrix() -> list[str]:
     head = ["method", *[feature.title for feature in compatibility.FEATURES]]
     lines = ["# Compatibility", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        cells = ["yes" if cell["yes"] else "–" for cell in row["cells"].values()]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+        cells = ["yes" if cell.yes else "–" for cell in row.cells.values()]
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
     lines += ["", "A dash that a spec asks for is refused before the run starts. The reasons:", ""]
     lines += [
-        f"- {', '.join(places)}: {reason}" for reason, places in compatibility.reasons(rows).items()
+        f"- {', '.join(cells)}: {reason}" for reason, cells in compatibility.reasons(rows).items()
     ]
     return lines
 

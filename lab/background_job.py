@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,10 @@ def wait(file: Path, tell: Callable[[str], object], poll_s: float = 0.2) -> JobR
 
 def work(
     file: Path,
-    function: Callable[[Mapping[str, Any], Callable[[str], None]], Mapping[str, Any]],
+    function: Callable[[Mapping[str, Any], Callable[[str], None]], Any],
 ) -> int:
-    """Call `function(request, tell)` in this process and keep what it returns in the record; the
-    exit code. `tell` gets each phase in words."""
+    """Call `function(request, tell)` in this process and keep what it returns, a mapping or a
+    dataclass, in the record; the exit code. `tell` gets each phase in words."""
     with _lock(file, wait=True):  # until whoever started this process has written the record
         record = dataclass_json.read(JobRecord, read_object(file)) or JobRecord()
         record = replace(
@@ -125,7 +125,9 @@ def work(
         except Exception as error:
             write(finish="failed", error=f"{type(error).__name__}: {error}", ended=time.time())
             raise  # the log has the traceback
-        write(finish="done", result=dict(result), ended=time.time())
+        is_typed = is_dataclass(result) and not isinstance(result, type)
+        stored = asdict(result) if is_typed else dict(result)
+        write(finish="done", result=stored, ended=time.time())
         return 0
 
 

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from lab.errors import LabError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def visible(gpus: list[dict[str, Any]], environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Those of `gpus` (as `machine.all_gpus` lists them) that CUDA would show under `environment`.
+@dataclass(frozen=True)
+class HostGpu:
+    """A GPU of this machine, or a MIG part of one. `index` is NVML's own number of the card,
+    `speed` orders cards as CUDA does."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    driver: str = ""
+    speed: int = 0
+
+
+def visible(gpus: list[HostGpu], environment: Mapping[str, str]) -> list[HostGpu]:
+    """Those of `gpus` (as `host.all_gpus` lists them) that CUDA would show under `environment`.
 
     An entry is a number in CUDA's order, a UUID or its beginning, or the UUID of a MIG part. CUDA
     stops at the first that names nothing, or a device again.
@@ -25,7 +39,7 @@ def visible(gpus: list[dict[str, Any]], environment: Mapping[str, str]) -> list[
     if visible_devices is None:
         return gpus
     order = _order(gpus, environment.get("CUDA_DEVICE_ORDER", ""))
-    chosen: list[dict[str, Any]] = []
+    chosen: list[HostGpu] = []
     for entry in visible_devices.split(","):
         gpu = _named(entry.strip(), gpus, order)
         if gpu is None or gpu in chosen:
@@ -34,24 +48,24 @@ def visible(gpus: list[dict[str, Any]], environment: Mapping[str, str]) -> list[
     return chosen
 
 
-def _named(entry: str, gpus: list[dict[str, Any]], order: list[int]) -> dict[str, Any] | None:
+def _named(entry: str, gpus: list[HostGpu], order: list[int]) -> HostGpu | None:
     if entry.isascii() and entry.isdecimal():
         if int(entry) >= len(order):
             return None
         # of a card in parts CUDA takes the first
-        return next(gpu for gpu in gpus if gpu["index"] == order[int(entry)])
+        return next(gpu for gpu in gpus if gpu.index == order[int(entry)])
     if not entry.upper().startswith(("GPU-", "MIG-")):
         return None
-    matches = [gpu for gpu in gpus if str(gpu["uuid"]).lower().startswith(entry.lower())]
+    matches = [gpu for gpu in gpus if gpu.uuid.lower().startswith(entry.lower())]
     return matches[0] if len(matches) == 1 else None
 
 
-def _order(gpus: list[dict[str, Any]], rule: str) -> list[int]:
+def _order(gpus: list[HostGpu], rule: str) -> list[int]:
     """NVML's numbers of the cards in CUDA's order: by default the fastest one comes first."""
-    indices = sorted({gpu["index"] for gpu in gpus})
+    indices = sorted({gpu.index for gpu in gpus})
     if rule == "PCI_BUS_ID" or not indices:
         return indices
-    speeds = {gpu["index"]: gpu.get("speed", 0) for gpu in gpus}
+    speeds = {gpu.index: gpu.speed for gpu in gpus}
     fastest = max(indices, key=lambda index: (speeds[index], -index))
     return [fastest, *(index for index in indices if index != fastest)]
 
@@ -68,7 +82,7 @@ def pinned() -> str:
     return entries[0] if len(entries) == 1 and entries[0] != "-1" else ""
 
 
-def pin(gpus: list[dict[str, Any]]) -> None:
+def pin(gpus: list[HostGpu]) -> None:
     """See one of `gpus` (those of `host.gpus()`) at most from now on: the pinned one, or the one
     with most free memory.
 
@@ -76,7 +90,7 @@ def pin(gpus: list[dict[str, Any]]) -> None:
     """
     text = os.environ.get(VISIBLE)
     if gpus:
-        os.environ.update(only(max(gpus, key=lambda gpu: gpu["free_bytes"])["uuid"]))
+        os.environ.update(only(max(gpus, key=lambda gpu: gpu.free_bytes).uuid))
     elif text is None:
         os.environ.update(only("0"))  # no driver that NVML knows: the first, if there is any
     else:

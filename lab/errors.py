@@ -70,6 +70,14 @@ REFUSALS = {
 }
 
 
+def refusal_of(error: LabError | OSError) -> LabError:
+    """What a person reads of an error of the lab, or of the disk; raises any other again."""
+    refusal = error if isinstance(error, LabError) else of_the_disk(error)
+    if refusal is None:
+        raise error
+    return refusal
+
+
 def of_the_disk(error: OSError) -> LabError | None:
     """What a person reads of an error of the disk or its permissions; None for any other."""
     says = REFUSALS.get(error.errno or 0)

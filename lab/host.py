@@ -6,11 +6,13 @@ import os
 import platform
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lab import devices, gpu_table, paths
 from lab.atomic_files import number, read_object, write_json
+from lab.devices import HostGpu
 from lab.errors import LabError
 
 
@@ -34,18 +36,18 @@ def describe() -> dict[str, Any]:
         "memory_free_bytes": psutil.virtual_memory().available,
         "disk_free_bytes": disk.free,
         "home": str(home),
-        "gpus": gpus(),
+        "gpus": [asdict(gpu) for gpu in gpus()],
     }
 
 
-def gpus() -> list[dict[str, Any]]:
+def gpus() -> list[HostGpu]:
     """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES lets this process use; empty without a driver."""
     return devices.visible(all_gpus(), os.environ)
 
 
-def all_gpus() -> list[dict[str, Any]]:
+def all_gpus() -> list[HostGpu]:
     """Every NVIDIA GPU as NVML sees it, one that is cut into MIG parts as these; empty without a
-    driver. `index` is NVML's own, `speed` orders cards as CUDA does."""
+    driver."""
     import pynvml
 
     try:
@@ -58,15 +60,15 @@ def all_gpus() -> list[dict[str, Any]]:
         for handle in _parts(pynvml, card) or [card]:
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             cards.append(
-                {
-                    "index": index,
-                    "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
-                    "name": _text(pynvml.nvmlDeviceGetName(handle)),
-                    "memory_bytes": int(memory.total),
-                    "free_bytes": int(memory.free),
-                    "driver": pynvml.nvmlSystemGetDriverVersion(),
-                    "speed": _speed(pynvml, card),
-                }
+                HostGpu(
+                    index,
+                    _text(pynvml.nvmlDeviceGetUUID(handle)),
+                    _text(pynvml.nvmlDeviceGetName(handle)),
+                    int(memory.total),
+                    int(memory.free),
+                    pynvml.nvmlSystemGetDriverVersion(),
+                    _speed(pynvml, card),
+                )
             )
     pynvml.nvmlShutdown()
     return cards
@@ -101,9 +103,9 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def largest(gpus: list[dict[str, Any]]) -> dict[str, Any]:
+def largest(gpus: list[HostGpu]) -> HostGpu:
     """The GPU with most memory: a run that needs it waits for it."""
-    return max(gpus, key=lambda gpu: int(gpu["memory_bytes"]))
+    return max(gpus, key=lambda gpu: gpu.memory_bytes)
 
 
 def gpu_bytes_of(pids: list[int]) -> int:
@@ -114,14 +116,14 @@ def gpu_bytes_of(pids: list[int]) -> int:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return 0
-    held = 0
+    used_bytes = 0
     for index in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
             if process.pid in pids:
-                held += int(process.usedGpuMemory or 0)
+                used_bytes += int(process.usedGpuMemory or 0)
     pynvml.nvmlShutdown()
-    return held
+    return used_bytes
 
 
 def peak_flops(device_name: str, on_gpu: bool) -> float | None:

@@ -98,7 +98,7 @@ def spawn(
     return child
 
 
-def send(record: Any, number: signal.Signals) -> bool:
+def send(record: Any, signum: signal.Signals) -> bool:
     """Signal exactly the process of `record`; False if it is gone. Nothing else is ever hit."""
     if not is_alive(record):
         return False
@@ -109,7 +109,7 @@ def send(record: Any, number: signal.Signals) -> bool:
     try:
         if not is_alive(record):  # the handle is now bound; look once more that it is the one
             return False
-        signal.pidfd_send_signal(handle, number)
+        signal.pidfd_send_signal(handle, signum)
     except ProcessLookupError:
         return False
     finally:
@@ -117,15 +117,15 @@ def send(record: Any, number: signal.Signals) -> bool:
     return True
 
 
-def send_group(record: Any, number: signal.Signals) -> bool:
+def send_group(record: Any, signum: signal.Signals) -> bool:
     """Signal the process of `record` and what it has started: its own process group, which it
     leads. False if it is gone or leads none; no other group is ever hit."""
     if not is_alive(record):
         return False
     try:
         if os.getpgid(record["pid"]) != record["pid"]:
-            return send(record, number)
-        os.killpg(record["pid"], number)
+            return send(record, signum)
+        os.killpg(record["pid"], signum)
     except ProcessLookupError:
         return False
     return True

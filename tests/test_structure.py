@@ -407,7 +407,8 @@ def test_a_class_has_a_name_of_its_own() -> None:
 
 
 NAMELESS = {"one", "found", "made", "asked", "kept", "told", "said"}  # nouns are missing
-MAX_NAMELESS = 151  # in the lab, its benches and its tests; the number only gets smaller
+VAGUE = {"own", "held", "place"}  # whose, by whom, and of what are missing
+MAX_NAMELESS = 150  # in the lab, its benches and its tests; the number only gets smaller
 
 
 def names_given(file: Path) -> Iterator[str]:
@@ -435,7 +436,9 @@ def test_names_say_what_they_hold() -> None:
 
 
 def test_these_rooms_have_no_nameless_thing() -> None:
-    for file in sources("app.py", "pages/*.py", "bench/**/*.py", "lab/ui/*.py", "lab/cli/*.py"):
+    for file in sources("bench/**/*.py"):
         assert not NAMELESS & set(names_given(file)), file
+    for file in sources("app.py", "pages/*.py", "lab/**/*.py"):
+        assert not (NAMELESS | VAGUE) & set(names_given(file)), file
     for file in sources("lab/forecast/**/*.py", "lab/preflight/*.py", "lab/runs/*.py"):
-        assert not (NAMELESS | {"place", "given"}) & set(names_given(file)), file
+        assert "given" not in set(names_given(file)), file

@@ -155,8 +155,8 @@ def own_memory_gb() -> float:
     """The largest GPU of this machine, else its memory, in GB."""
     cards = host.gpus()
     if cards:
-        known = gpu_table.known(host.largest(cards)["name"])
-        return known.label_gb if known else round(host.largest(cards)["memory_bytes"] / 1e9)
+        known = gpu_table.known(host.largest(cards).name)
+        return known.label_gb if known else round(host.largest(cards).memory_bytes / 1e9)
     return float(round(host.describe()["memory_bytes"] / 1e9, 1))
 
 
@@ -317,4 +317,4 @@ def device_in_words(case: AdviceCase) -> str:
     if case.gpu_gb is not None:
         return f"{case.gpu_gb:g} GB"
     cards = host.gpus()
-    return str(host.largest(cards)["name"]) if cards else "this machine's processor"
+    return host.largest(cards).name if cards else "this machine's processor"

@@ -53,9 +53,9 @@ class Experiment:
 
     def specs(self) -> list[dict[str, Any]]:
         specs = []
-        for name, own in zip(self.names, self.changes, strict=True):
+        for name, changes in zip(self.names, self.changes, strict=True):
             spec = copy.deepcopy(self.shared)
-            for section, values in own.items():
+            for section, values in changes.items():
                 spec[section] = spec.get(section, {}) | values
             spec["name"] = f"{self.title}: {name}"
             specs.append(spec)

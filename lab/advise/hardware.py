@@ -51,8 +51,8 @@ def cards(option: Option, case: AdviceCase) -> list[CardRow]:
     planner is asked. Raises LabError."""
     if option.forecast is None or option.need_bytes is None:
         return []
-    own = card_of(case)
-    is_bf16 = own is None or own.has_bf16
+    case_card = card_of(case)
+    is_bf16 = case_card is None or case_card.has_bf16
     needs = {
         has_bf16: option.need_bytes
         if has_bf16 == is_bf16

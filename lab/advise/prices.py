@@ -67,17 +67,17 @@ def shipped() -> Prices:
 
 def current() -> Prices:
     """The shipped prices with those of this home over them."""
-    prices, own = shipped(), read_object(file()) or {}
+    prices, home_prices = shipped(), read_object(file()) or {}
     cards = dict(prices.cards)
-    for name, stored in part(own, "cards").items():
+    for name, stored in part(home_prices, "cards").items():
         price = _price(stored)
         if price is not None and any(gpu.name == name for gpu in gpu_table.GPUS):
             cards[name] = price
     return replace(
         prices,
         cards=cards,
-        electricity=_price(own.get("electricity")) or prices.electricity,
-        storage=_price(own.get("storage")) or prices.storage,
+        electricity=_price(home_prices.get("electricity")) or prices.electricity,
+        storage=_price(home_prices.get("storage")) or prices.storage,
     )
 
 
@@ -104,11 +104,11 @@ def keep(name: str, usd: float, date: str) -> None:
         problems.append(Problem("date", f"is '{quote(date)}'; give one such as 2026-11-26."))
     if problems:
         raise SpecError(problems, "The price was not kept", "the price")
-    own = read_object(file()) or {"v": 1}
+    stored = read_object(file()) or {"v": 1}
     price = asdict(Price(usd, date, "set on this machine"))
     if is_card:
-        own["cards"] = part(own, "cards") | {name: price}
+        stored["cards"] = part(stored, "cards") | {name: price}
     else:
-        own[name] = price
+        stored[name] = price
     paths.make_folder(file().parent)
-    write_json(file(), own)
+    write_json(file(), stored)

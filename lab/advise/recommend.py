@@ -127,8 +127,8 @@ def refuted_claims(case: AdviceCase) -> frozenset[str]:
 
 
 def is_similar(each: Evidence, case: AdviceCase) -> bool:
-    size, own = parameters_of(each.base), case.parameters
-    return bool(size and own) and max(size / own, own / size) <= SIMILAR  # type: ignore[operator]
+    size, parameters = parameters_of(each.base), case.parameters
+    return bool(size and parameters) and max(size / parameters, parameters / size) <= SIMILAR  # type: ignore[operator]
 
 
 def votes_on(case: AdviceCase, refuted: frozenset[str]) -> tuple[Vote, ...]:

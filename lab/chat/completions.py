@@ -175,8 +175,8 @@ def _encoded(models: LoadedModels, body: dict[str, Any], gone: threading.Event) 
                     "delta": {} if answer else {"role": "assistant", "content": event["delta"]},
                     "finish_reason": _reason(answer) if answer else None,
                 }
-                own = {"answer": answer} if answer else {}
-                yield f"data: {json.dumps(head | {'choices': [choice]} | own)}\n\n"
+                extra = {"answer": answer} if answer else {}
+                yield f"data: {json.dumps(head | {'choices': [choice]} | extra)}\n\n"
         yield "data: [DONE]\n\n"
     except LabError as error:
         yield f"data: {json.dumps(_error(error.message, error.hint))}\n\n"

@@ -118,9 +118,9 @@ class Chat:
     def interrupt(self, but: frozenset[tuple[int, str]] = frozenset()) -> None:
         """Mark answers that stand as being made, though nobody makes them; `but` are (turn, model)
         of those that are."""
-        for number, turn in enumerate(self.turns):
+        for index, turn in enumerate(self.turns):
             for name, answer in turn.answers.items():
-                if not answer.is_over and (number, name) not in but:
+                if not answer.is_over and (index, name) not in but:
                     answer.finish = "interrupted"
 
     def to_json(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from lab.cli import (
     votes,
 )
 from lab.cli.console import Output, print_json, say
-from lab.errors import LabError, SpecError, of_the_disk
+from lab.errors import LabError, SpecError, refusal_of
 from lab.visible import visible
 
 Verb = Callable[[argparse.Namespace], Output]
@@ -96,18 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     call: Verb = arguments.call
     try:
         return call(arguments).print(as_json=arguments.json)
-    except LabError as error:
-        return _refuse(error, arguments)
     except BrokenPipeError:
         # the reader has closed the pipe; nothing is left to flush when Python ends
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        refusal = of_the_disk(error)
-        if refusal is None:
-            raise
-        return _refuse(refusal, arguments)
+    except (LabError, OSError) as error:
+        return _refuse(refusal_of(error), arguments)
     except KeyboardInterrupt:
         say("Interrupted. Runs already started continue.", error=True)
         return 130

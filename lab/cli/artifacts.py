@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from lab import background_job, paths
+from lab import paths
 from lab.chat.models import FORMS, parse
 from lab.cli import downloads
-from lab.cli.console import Output, console, say, table
+from lab.cli.console import Output, console, result_of, say, table
 from lab.data import catalog as datasets
 from lab.errors import LabError
 from lab.export import combine, push
@@ -78,12 +79,12 @@ def merge(arguments: argparse.Namespace) -> Output:
     merged = merge(result, target, arguments.precision)
 
     def display() -> None:
-        console.print(f"{escape(merged['folder'])}, {size(merged['bytes'])}.", soft_wrap=True)
-        console.print(f"Read back: {merged['proof']['sentence']}.", soft_wrap=True)
-        for text in filter(None, (merged["warning"], merged["note"])):
+        console.print(f"{escape(merged.folder)}, {size(merged.bytes)}.", soft_wrap=True)
+        console.print(f"Read back: {merged.proof['sentence']}.", soft_wrap=True)
+        for text in filter(None, (merged.warning, merged.note)):
             console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
-    return Output(merged, display)
+    return Output(asdict(merged), display)
 
 
 def gguf(arguments: argparse.Namespace) -> Output:
@@ -95,12 +96,12 @@ def gguf(arguments: argparse.Namespace) -> Output:
     written = gguf_file.of_run(result, file, arguments.type)
 
     def display() -> None:
-        console.print(f"{escape(written['file'])}, {size(written['bytes'])}.", soft_wrap=True)
-        console.print(f"Read back: {written['proof']['sentence']}.", soft_wrap=True)
-        for program, command in written["commands"].items():
+        console.print(f"{escape(written.file)}, {size(written.bytes)}.", soft_wrap=True)
+        console.print(f"Read back: {written.proof['sentence']}.", soft_wrap=True)
+        for program, command in written.commands.items():
             console.print(f"{program}: {escape(command)}", soft_wrap=True)
 
-    return Output(written, display)
+    return Output(asdict(written), display)
 
 
 def combine_results(arguments: argparse.Namespace) -> Output:
@@ -122,22 +123,21 @@ def combine_results(arguments: argparse.Namespace) -> Output:
     combined = combine.combine(combination)
 
     def display() -> None:
-        proof = combined["proof"]
+        proof = combined.proof
         console.print(
-            f"{combined['run']}: rank {combined['rank']}, {size(combined['bytes'])}.",
-            soft_wrap=True,
+            f"{combined.run}: rank {combined.rank}, {size(combined.bytes)}.", soft_wrap=True
         )
         console.print(
             f"Read back with {proof['loaded_with']}: largest logit difference "
             f"{proof['largest_difference']:.1e} of their spread (bound {proof['tolerance']:g}), "
             f"{proof['tokens']} tokens. From the weighted sum of the updates it differs by "
-            f"{100 * combined['deviation']:.2g} % of its length.",
+            f"{100 * combined.deviation:.2g} % of its length.",
             soft_wrap=True,
         )
-        if combined["note"]:
-            console.print(f"[yellow]{escape(combined['note'])}[/]", soft_wrap=True)
+        if combined.note:
+            console.print(f"[yellow]{escape(combined.note)}[/]", soft_wrap=True)
 
-    return Output(combined, display)
+    return Output(asdict(combined), display)
 
 
 def push_result(arguments: argparse.Namespace) -> Output:
@@ -151,12 +151,8 @@ def push_result(arguments: argparse.Namespace) -> Output:
     push.start(
         run, arguments.name, arguments.what, private=arguments.private, update=arguments.update
     )
-    job = background_job.wait(
-        push.job_file(run), lambda phase: None if arguments.json else say(phase, error=True)
-    )
-    if job.finish != "done":
-        raise LabError(job.error or "The upload was interrupted.", job.hint or "Start it again.")
-    commit = dict(job.result)
+    interrupted = LabError("The upload was interrupted.", "Start it again.")
+    commit = result_of(push.job_file(run), arguments, interrupted)
 
     def display() -> None:
         kind = "private" if commit["is_private"] else "public"
@@ -193,12 +189,12 @@ def evaluate(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         table(
-            f"{results[0]['rows']} sequences, {results[0]['tokens']:,} loss tokens, same for all",
+            f"{results[0].rows} sequences, {results[0].tokens:,} loss tokens, same for all",
             ["model", "loss (nats per token)", "perplexity"],
-            [[row["model"], f"{row['loss']:.4f}", f"{row['perplexity']:.3g}"] for row in results],
+            [[row.model, f"{row.loss:.4f}", f"{row.perplexity:.3g}"] for row in results],
             right="lrr",
         )
-        for note in filter(None, (row["note"] for row in results)):
+        for note in filter(None, (row.note for row in results)):
             console.print(f"[yellow]{escape(note)}[/]")
 
-    return Output({"models": results}, display)
+    return Output({"models": [asdict(row) for row in results]}, display)

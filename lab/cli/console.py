@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +16,8 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 
+from lab import background_job
+from lab.errors import LabError
 from lab.visible import visible
 
 
@@ -76,6 +80,17 @@ class Output:
         else:
             self.display()
         return self.exit_code
+
+
+def result_of(file: Path, arguments: argparse.Namespace, interrupted: LabError) -> dict[str, Any]:
+    """What a job of the background returns once it is over; its phases are told meanwhile. Raises
+    LabError: `interrupted` where it does not say itself why it failed."""
+    job = background_job.wait(
+        file, lambda phase: None if arguments.json else say(phase, error=True)
+    )
+    if job.finish != "done":
+        raise LabError(job.error or interrupted.message, job.hint or interrupted.hint)
+    return dict(job.result)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], right: str = "") -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lab import background_job
 from lab.chat.models import parse
 from lab.cli import downloads
-from lab.cli.console import Output, say, table
+from lab.cli.console import Output, result_of, table
 from lab.cli.score import add_questions, check_questions
 from lab.errors import LabError
 from lab.evals import lm_eval_scores
@@ -25,16 +24,9 @@ def run(arguments: argparse.Namespace) -> Output:
     lm_eval_scores.check(names, arguments.dataset, arguments.most)
     downloads.fetch_models(names)
     lm_eval_scores.start(arguments.models, arguments.dataset, arguments.most)
-    job = background_job.wait(
-        lm_eval_scores.job_file(),
-        lambda phase: None if arguments.json else say(phase, error=True),
-    )
-    if job.finish != "done":
-        raise LabError(
-            job.error or "The scoring was interrupted.",
-            job.hint or f"See {lm_eval_scores.job_file().with_suffix('.log')}.",
-        )
-    answer = dict(job.result)
+    file = lm_eval_scores.job_file()
+    interrupted = LabError("The scoring was interrupted.", f"See {file.with_suffix('.log')}.")
+    answer = result_of(file, arguments, interrupted)
 
     def display() -> None:
         table(

@@ -56,7 +56,7 @@ def _room() -> tuple[float, bool]:
     """(bytes of the largest GPU, or of this machine's memory; whether it is a GPU)."""
     gpus = host.gpus()
     if gpus:
-        return float(host.largest(gpus)["memory_bytes"]), True
+        return float(host.largest(gpus).memory_bytes), True
     return float(host.describe()["memory_bytes"]), False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,9 @@ def list_datasets(arguments: argparse.Namespace) -> Output:
             "keeps a copy, 'datasets fetch ORG/NAME' brings one from the hub."
         )
 
-    return Output({"datasets": rows, "own": uploads, "hub": hub.known()}, display)
+    return Output(
+        {"datasets": rows, "own": uploads, "hub": [asdict(known) for known in hub.known()]}, display
+    )
 
 
 def list_methods(arguments: argparse.Namespace) -> Output:
@@ -237,13 +240,12 @@ def show_matrix(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         numbers = [str(number) for number, _ in enumerate(compatibility.FEATURES, 1)]
         lines = [
-            [row["name"], *["yes" if cell["yes"] else "–" for cell in row["cells"].values()]]
-            for row in rows
+            [row.name, *["yes" if cell.yes else "–" for cell in row.cells.values()]] for row in rows
         ]
         table("Compatibility", ["method", *numbers], lines)
         for label, feature in zip(numbers, compatibility.FEATURES, strict=True):
             console.print(f"{label:>3}  {feature.title}")
-        for reason, places in compatibility.reasons(rows).items():
-            console.print(f"– {', '.join(places)}: {reason}")
+        for reason, cells in compatibility.reasons(rows).items():
+            console.print(f"– {', '.join(cells)}: {reason}")
 
-    return Output({"matrix": rows}, display)
+    return Output({"matrix": [asdict(row) for row in rows]}, display)

@@ -42,13 +42,13 @@ def _add_run_and_device(sub: argparse.ArgumentParser) -> None:
 
 
 def estimate(arguments: argparse.Namespace) -> Output:
-    given = _given(arguments)
+    requested = _given(arguments)
     forecast = planner.estimate(
-        given,
+        requested,
         _device(arguments),
         shadow=not arguments.formula,
         whole=arguments.whole,
-        time="dataset" in given.get("data", {}),  # else no particular data is meant
+        time="dataset" in requested.get("data", {}),  # else no particular data is meant
     )
 
     def display() -> None:

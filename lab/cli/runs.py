@@ -283,16 +283,16 @@ def list_checkpoints(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         rows = [
             [
-                f"{checkpoint['step']:,}",
-                size(checkpoint["bytes"]),
-                loss(checkpoint["eval_loss"]),
-                "pinned" * checkpoint["pinned"],
+                f"{checkpoint.step:,}",
+                size(checkpoint.bytes),
+                loss(checkpoint.eval_loss),
+                "pinned" * checkpoint.pinned,
             ]
             for checkpoint in saved
         ]
         table("Checkpoints", ["step", "size", "evaluation loss", ""], rows, right="rrr")
 
-    return Output({"id": run.id, "checkpoints": saved}, display)
+    return Output({"id": run.id, "checkpoints": [asdict(each) for each in saved]}, display)
 
 
 def export_run(arguments: argparse.Namespace) -> Output:

@@ -83,9 +83,9 @@ def _show(answer: dict[str, Any]) -> None:
         say(f"{first} right and {second} wrong: {len(each['first'])}; the other way round: "
             f"{len(each['second'])}.")  # fmt: skip
     last = models[-1]
-    for title, places in answer["extremes"][last["model"]].items():
+    for title, indices in answer["extremes"][last["model"]].items():
         say(f"\n{title.capitalize()} answers of {last['model']}:")
-        for index in places:
+        for index in indices:
             row, model_answer = answer["rows"][index], last["answers"][index]
             say(f"  {_short(row['prompt'])}")
             say(f"    right: {_short(row['reference'])}")

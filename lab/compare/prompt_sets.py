@@ -42,8 +42,8 @@ def prompts(source: str, most: int, seed: int = 0) -> list[str]:
             f"'{quote(source)}' has no question to ask.",
             "Choose a set of chats, or of questions and answers.",
         )
-    places = random.Random(seed).sample(range(len(texts)), min(most, len(texts)))
-    return [texts[index] for index in sorted(places)]
+    indices = random.Random(seed).sample(range(len(texts)), min(most, len(texts)))
+    return [texts[index] for index in sorted(indices)]
 
 
 def _rows(data: DataSpec, seconds: float | None = None) -> list[Example]:
@@ -70,14 +70,14 @@ def _held_out(run_id: str) -> list[Example]:
             f"{len(rows)} usable ones now: which were held out is not known.",
             "Choose another set.",
         )
-    _, held = batches.split_indices(len(rows), data.eval_fraction)
-    if not held:
+    _, indices = batches.split_indices(len(rows), data.eval_fraction)
+    if not indices:
         raise LabError(f"{quote(run_id)} held no rows out.", "Choose another set.")
     # what it began with, or what was mixed in, may have been trained on some of these
     unlearned = {
         each.row for each in unlearned_rows.unlearned(catalog.resolve(data.dataset), [run])
     }
-    return [rows[index] for index in held if rows[index].row in unlearned]
+    return [rows[index] for index in indices if rows[index].row in unlearned]
 
 
 def _questions(rows: list[Example]) -> Iterator[str]:

@@ -22,7 +22,7 @@ def sections(contestants: Sequence[Contestant], names: Names) -> list[str]:
         questions = len(scored.sheet.questions)
         parts.append(f"<h2>Scores on {text_of(scored.sheet.dataset)}</h2>")
         parts.append(f"<p class='terms'>{questions} questions. Higher is better; the best is "
-                     "marked where the exact test on the rows shows it.</p>")  # fmt: skip
+                     "marked where a test on the rows shows it.</p>")  # fmt: skip
         parts.append(_figures(scored, contestants, names))
         for first, second in _pairs(scored):
             parts += _difference(scored, first, second, contestants, names)
@@ -58,39 +58,41 @@ def _difference(
     apart = scored_rows.difference(scored, first, second)
     titles = [scored_rows.name_of(name, contestants, names) for name in (first, second)]
     parts = [f"<p>{text_of(apart.in_words(*titles))}</p>"]
-    for title, places in zip(titles, (apart.only_first, apart.only_second), strict=True):
-        if not places:
+    for title, indices in zip(titles, (apart.only_first, apart.only_second), strict=True):
+        if not indices:
             continue
         rows = [
             [
-                *_question(scored, place),
-                *(_answer(scored, name, place) for name in (first, second)),
+                *_question(scored, index),
+                *(_answer(scored, name, index) for name in (first, second)),
             ]
-            for place in places[:MAX_ROWS]
+            for index in indices[:MAX_ROWS]
         ]
-        shown = f", the first {MAX_ROWS}" if len(places) > MAX_ROWS else ""
-        parts.append(f"<p><b>Only {text_of(title)} is right: {len(places)}{shown}</b></p>")
+        shown = f", the first {MAX_ROWS}" if len(indices) > MAX_ROWS else ""
+        parts.append(f"<p><b>Only {text_of(title)} is right: {len(indices)}{shown}</b></p>")
         parts.append(table(["Prompt", "Reference", *titles], rows))
     return parts
 
 
-def _question(scored: ScoredSet, place: int) -> list[tuple[str, bool]]:
-    question = scored.sheet.questions[place]
+def _question(scored: ScoredSet, index: int) -> list[tuple[str, bool]]:
+    question = scored.sheet.questions[index]
     return [(text[:MAX_TEXT_CHARS], False) for text in (question.prompt, question.reference)]
 
 
-def _answer(scored: ScoredSet, name: str, place: int) -> tuple[str, bool]:
-    return scored_rows.answer_text(scored.model(name).answers[place])[:MAX_TEXT_CHARS], False
+def _answer(scored: ScoredSet, name: str, index: int) -> tuple[str, bool]:
+    return scored_rows.answer_text(scored.model(name).answers[index])[:MAX_TEXT_CHARS], False
 
 
 def _extremes(scored: ScoredSet, contestants: Sequence[Contestant], names: Names) -> str:
     rows = []
     for name in scored.models:
         title = scored_rows.name_of(name, contestants, names)
-        for word, places in zip(("best", "worst"), scored_rows.extremes(scored, name), strict=True):
+        for word, indices in zip(
+            ("best", "worst"), scored_rows.extremes(scored, name), strict=True
+        ):
             rows += [
-                [(title, False), (word, False), *_question(scored, place),
-                 _answer(scored, name, place)]
-                for place in places
+                [(title, False), (word, False), *_question(scored, index),
+                 _answer(scored, name, index)]
+                for index in indices
             ]  # fmt: skip
     return table(["Model", "", "Prompt", "Reference", "Answer"], rows)

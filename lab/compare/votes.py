@@ -170,8 +170,8 @@ class VoteSession:
         """Whether an answer has a word of its model's title that tells it from the others."""
         words = _words(self.titles.get(model) or model)
         others = [_words(self.titles.get(name) or name) for name in self.models if name != model]
-        own = words - set().union(*others)
-        return bool(own & _words(text))
+        distinct = words - set().union(*others)
+        return bool(distinct & _words(text))
 
     def _check_open(self) -> None:
         if self.is_over:

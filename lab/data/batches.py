@@ -51,12 +51,12 @@ class TokenSequence:
 def split_indices(count: int, fraction: float) -> tuple[list[int], list[int]]:
     """(training, held-out) places of `count` examples. Independent of the run's seed, so that
     runs with different seeds are measured on the same rows."""
-    held = 0
+    num_held_out = 0
     if fraction > 0 and count > 1:
-        held = min(count - 1, max(1, round(count * fraction)))
-    places = list(range(count))
-    random.Random(f"{SPLIT_SEED} {count}").shuffle(places)
-    return sorted(places[held:]), sorted(places[:held])
+        num_held_out = min(count - 1, max(1, round(count * fraction)))
+    indices = list(range(count))
+    random.Random(f"{SPLIT_SEED} {count}").shuffle(indices)
+    return sorted(indices[num_held_out:]), sorted(indices[:num_held_out])
 
 
 class SequenceDataset(Sequence[TokenSequence]):
@@ -103,8 +103,8 @@ class SequenceDataset(Sequence[TokenSequence]):
             if stored is None
             else stored
         )
-        places = [index for group in self.groups for index in group]
-        return int(lengths_of(self.tokens)[places].sum()), int(learned[places].sum())
+        indices = [index for group in self.groups for index in group]
+        return int(lengths_of(self.tokens)[indices].sum()), int(learned[indices].sum())
 
 
 def lengths_of(tokens: Sequence[TokenizedExample]) -> np.ndarray:
@@ -114,18 +114,18 @@ def lengths_of(tokens: Sequence[TokenizedExample]) -> np.ndarray:
 
 
 def single_rows(
-    tokens: Sequence[TokenizedExample], places: Sequence[int] | None = None
+    tokens: Sequence[TokenizedExample], indices: Sequence[int] | None = None
 ) -> SequenceDataset:
-    chosen = range(len(tokens)) if places is None else places
+    chosen = range(len(tokens)) if indices is None else indices
     return SequenceDataset(tokens, [(int(index),) for index in chosen])
 
 
 def packed_rows(
-    tokens: Sequence[TokenizedExample], length: int, places: Sequence[int] | None = None
+    tokens: Sequence[TokenizedExample], length: int, indices: Sequence[int] | None = None
 ) -> SequenceDataset:
     """Rows of at most `length` tokens: longest first into the fullest row that still has room."""
     sizes = lengths_of(tokens)
-    chosen = np.arange(len(tokens)) if places is None else np.asarray(places, np.int64)
+    chosen = np.arange(len(tokens)) if indices is None else np.asarray(indices, np.int64)
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
     for index in chosen[np.argsort(-sizes[chosen], kind="stable")].tolist():
@@ -203,16 +203,16 @@ def collate(rows: Sequence[TokenSequence], pad: int, length: int | None = None) 
     ids, labels, positions = [], [], []
     index: list[int] = []
     targets: list[int] = []
-    for number, row in enumerate(rows):
+    for row_index, row in enumerate(rows):
         fill = width - row.tokens
-        places = row.positions()
+        row_positions = row.positions()
         ids.append(row.ids + [pad] * fill)
         labels.append(row.labels + [IGNORE_INDEX] * fill)
         # padding continues the last sequence: a restart would make the model build a block mask
-        positions.append(places + [places[-1] + 1 + extra for extra in range(fill)])
+        positions.append(row_positions + [row_positions[-1] + 1 + extra for extra in range(fill)])
         for position in range(1, row.tokens):
             if row.labels[position] != IGNORE_INDEX:
-                index.append(number * width + position - 1)
+                index.append(row_index * width + position - 1)
                 targets.append(row.labels[position])
     return {
         "input_ids": torch.tensor(ids),

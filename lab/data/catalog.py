@@ -199,8 +199,8 @@ def add(name: str, blocks: Iterable[bytes]) -> Dataset:
 
 def renamed(name: str, dataset: Dataset) -> str:
     """Says under which name a file is kept as an upload, if not its own; "" otherwise."""
-    own = dataset.id.removeprefix("upload:")
-    return "" if own == name else f"'{quote(name)}' is kept as '{own}'."
+    stored_name = dataset.id.removeprefix("upload:")
+    return "" if stored_name == name else f"'{quote(name)}' is kept as '{stored_name}'."
 
 
 def _numbered(name: str) -> list[str]:

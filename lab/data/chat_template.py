@@ -149,21 +149,8 @@ def tokenize(
 ) -> list[TokenizedExample]:
     """The sequences that an example becomes: one for a chat, or one for each answer where the chat
     template treats the last turn apart; one for each `max_length` tokens of a text."""
-    if example.messages:
-        return _chat(example, tokenizer, system_prompt, loss_on, max_length, truncation)
-    ids = text_ids(example, tokenizer)
-    pieces = [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
-    return [TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], example.row) for piece in pieces]
-
-
-def _chat(
-    example: Example,
-    tokenizer: Any,
-    system_prompt: str,
-    loss_on: str,
-    max_length: int,
-    truncation: str,
-) -> list[TokenizedExample]:
+    if not example.messages:
+        return text_pieces(text_ids(example, tokenizer), example.row, max_length)
     sequences = []
     for encoded in encode(example, tokenizer, system_prompt, loss_on):
         sequence = truncate(encoded.ids, encoded.labels, example.row, max_length, truncation)
@@ -279,6 +266,12 @@ def _within(
         if begins_inside or (end > spans[current][0] and ids[i] not in special):
             labels[i] = ids[i]
     return labels
+
+
+def text_pieces(ids: list[int], row: int, length: int) -> list[TokenizedExample]:
+    """The ids of a plain text in pieces of `length`; all but the first of each are learned."""
+    pieces = [ids[start : start + length] for start in range(0, len(ids), length)]
+    return [TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], row) for piece in pieces]
 
 
 def text_ids(example: Example, tokenizer: Any) -> list[int]:

@@ -51,7 +51,7 @@ def lettered(choices: Any, answer: Any, name: str) -> tuple[str, str]:
     right = labels.index(answer) if answer in labels else _right(answer, texts)
     if right >= len(texts):
         raise InvalidRow(f"the answer {quoted(answer)} is none of the {len(texts)} choices")
-    listed = "\n".join(f"{LETTERS[place]}. {text}" for place, text in enumerate(texts))
+    listed = "\n".join(f"{LETTERS[index]}. {text}" for index, text in enumerate(texts))
     return listed, f"{LETTERS[right]}. {texts[right]}"
 
 

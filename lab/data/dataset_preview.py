@@ -83,14 +83,14 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
             f"No row of '{dataset.id}' can be used: {reader.invalid_summary() or trouble}.",
             "Name the right columns, or choose another template.",
         )
-    _, held = batches.split_indices(len(examples), data.eval_fraction)
+    _, held_out = batches.split_indices(len(examples), data.eval_fraction)
     flat = [sequence for index in usable for sequence in sequences[index]]
     texts = [
         example.text or "\n".join(map(message_words, example.messages)) for example in examples
     ]
     with stage("compare"):
         twins = duplicates.find_duplicates(texts)
-        leaks = twins.across_split(set(held))
+        leaks = twins.across_split(set(held_out))
     notes = chat_template.ExampleNotes()
     for example, parts in zip(examples, sequences, strict=True):
         notes.add(example, parts)
@@ -164,16 +164,8 @@ def _tokenized(
     for example in examples:
         if sequences and time.monotonic() > end:
             return sequences, True
-        try:
-            pieces = chat_template.tokenize(
-                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
-            )
-        except chat_template.TemplateUnusable:
-            raise
-        except LabError as error:
-            reader.reject(example.row, str(error))
-            pieces = []
-        sequences.append(pieces)
+        pieces = prepare.sequences_of(example, reader, tokenizer, data, system_prompt)
+        sequences.append(pieces or [])
     return sequences, False
 
 

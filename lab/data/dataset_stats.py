@@ -116,14 +116,8 @@ def _tokenised(
     counts: list[float] = []
     end = time.monotonic() + TOKENISE_S
     for example, share in zip(sample.examples, sample.shares, strict=True):
-        try:
-            sequences = chat_template.tokenize(
-                example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
-            )
-        except chat_template.TemplateUnusable:
-            raise
-        except LabError as error:
-            reader.reject(example.row, str(error))
+        sequences = prepare.sequences_of(example, reader, tokenizer, data, system_prompt)
+        if sequences is None:
             continue
         pieces.extend(sequences)
         counts.append(len(sequences) if example.messages else len(sequences) * share)

@@ -28,9 +28,13 @@ class DuplicatePairs:
     exact: list[tuple[int, int, float]]
     near: list[tuple[int, int, float]]
 
-    def across_split(self, held: set[int]) -> list[tuple[int, int, float]]:
+    def across_split(self, held_out: set[int]) -> list[tuple[int, int, float]]:
         """The pairs of which exactly one row is held out: what the evaluation has seen before."""
-        return [pair for pair in self.exact + self.near if (pair[0] in held) != (pair[1] in held)]
+        return [
+            pair
+            for pair in self.exact + self.near
+            if (pair[0] in held_out) != (pair[1] in held_out)
+        ]
 
 
 def normal(text: str) -> str:
@@ -63,14 +67,14 @@ def _signatures(texts: list[str]) -> np.ndarray:
     shifts = chance.integers(0, 2**63, PERMUTATIONS, dtype=np.uint64)
     powers = np.uint64(1099511628211) ** np.arange(WIDTH, dtype=np.uint64)
     signatures = np.empty((len(texts), PERMUTATIONS), np.uint32)
-    for number, text in enumerate(texts):
+    for index, text in enumerate(texts):
         data = np.frombuffer(text.encode()[:MAX_EXAMPLE_BYTES].ljust(WIDTH), np.uint8).astype(
             np.uint64
         )
         runs = np.lib.stride_tricks.sliding_window_view(data, WIDTH)
         hashes = np.unique((runs * powers).sum(1, dtype=np.uint64))
         mixed = (hashes[:, None] * factors + shifts) >> np.uint64(32)
-        signatures[number] = mixed.min(0)
+        signatures[index] = mixed.min(0)
     return signatures
 
 

@@ -94,10 +94,20 @@ def parse(text: str) -> HubId:
     return HubId(match["name"], match["config"], split, match["revision"] or "")
 
 
-def known() -> list[dict[str, Any]]:
-    """Well-known sets of the hub to choose from: id, title, license, rows, format, summary."""
+@dataclass(frozen=True)
+class KnownDataset:
+    id: str
+    title: str
+    license: str
+    rows: int
+    format: str
+    summary: str
+
+
+def known() -> list[KnownDataset]:
+    """Well-known sets of the hub to choose from."""
     listed = read_object(ASSETS / "hub_datasets.json") or {}
-    return list(listed.get("datasets", []))
+    return [KnownDataset(**each) for each in listed.get("datasets", [])]
 
 
 def fetched() -> list[str]:
@@ -118,13 +128,13 @@ def file_of(wanted: HubId) -> Path:
     if wanted.file.is_file():
         return wanted.file
     state = state_of(wanted)
-    if state["state"] == "fetching":
+    if state.state == "fetching":
         raise LabError(
-            f"'{wanted}' is still being fetched ({progress_in_words(state)}).",
+            f"'{wanted}' is still being fetched ({state.progress}).",
             "Try again when it is done; the Data page shows the progress.",
         )
-    if state["state"] == "failed":
-        raise LabError(state["message"], state["hint"])
+    if state.state == "failed":
+        raise LabError(state.message, state.hint)
     raise LabError(
         f"'{wanted}' is not on this machine yet.",
         f"Download it: with the button beside the field, on the Data page, or with "
@@ -163,40 +173,51 @@ def split_note(wanted: HubId) -> str:
     )
 
 
-def state_of(wanted: HubId) -> dict[str, Any]:
-    """{"state": fetching, done, failed or "", "rows", "total", "bytes", "total_bytes",
-    "bytes_per_s", "message", "hint"} of a fetch."""
+@dataclass(frozen=True)
+class FetchState:
+    """How far a fetch is. `state`: one of STATES, "" where nothing is fetched; `total` and
+    `total_bytes`: None where they are not known."""
+
+    state: str = ""
+    rows: int = 0
+    total: int | None = None
+    bytes: int = 0
+    total_bytes: int | None = None
+    bytes_per_s: float = 0.0
+    message: str = ""
+    hint: str = ""
+
+    @property
+    def progress(self) -> str:
+        """ "1.20 MB of 4.00 MB, 2.00 MB/s", then "12,000 rows of 50,000"."""
+        if self.rows:
+            return f"{self.rows:,} rows" + (f" of {self.total:,}" if self.total else "")
+        if not self.total_bytes:
+            return "0 rows so far"
+        words = f"{formatting.size(self.bytes)} of {formatting.size(self.total_bytes)}"
+        return f"{words}, {formatting.size(self.bytes_per_s)}/s" if self.bytes_per_s else words
+
+
+def state_of(wanted: HubId) -> FetchState:
+    """What the record of a fetch says, which may be damaged."""
     record = read_object(wanted.record) or {}
-    state = {
-        "state": record.get("state") if record.get("state") in STATES else "",
-        "rows": _count(record.get("rows")) or 0,
-        "total": _count(record.get("total")),
-        "bytes": _count(record.get("bytes")) or 0,
-        "total_bytes": _count(record.get("total_bytes")),
-        "bytes_per_s": number(record.get("bytes_per_s")) or 0.0,
-        "message": str(record.get("message") or ""),
-        "hint": str(record.get("hint") or ""),
-    }
-    if state["state"] == "done" and not wanted.file.is_file():
-        return state | {"state": ""}  # its file was removed
-    if state["state"] == "fetching" and not process.is_alive(record.get("process")):
-        return state | {
-            "state": "failed",
-            "message": f"Fetching '{wanted}' was interrupted.",
-            "hint": "Fetch it again: the download continues where it stopped.",
-        }
+    state = FetchState(
+        record["state"] if record.get("state") in STATES else "",
+        _count(record.get("rows")) or 0,
+        _count(record.get("total")),
+        _count(record.get("bytes")) or 0,
+        _count(record.get("total_bytes")),
+        number(record.get("bytes_per_s")) or 0.0,
+        str(record.get("message") or ""),
+        str(record.get("hint") or ""),
+    )
+    if state.state == "done" and not wanted.file.is_file():
+        return replace(state, state="")  # its file was removed
+    if state.state == "fetching" and not process.is_alive(record.get("process")):
+        message = f"Fetching '{wanted}' was interrupted."
+        hint = "Fetch it again: the download continues where it stopped."
+        return replace(state, state="failed", message=message, hint=hint)
     return state
-
-
-def progress_in_words(state: dict[str, Any]) -> str:
-    """ "1.20 MB of 4.00 MB, 2.00 MB/s", then "12,000 rows of 50,000"."""
-    if state["rows"]:
-        return f"{state['rows']:,} rows" + (f" of {state['total']:,}" if state["total"] else "")
-    if not state["total_bytes"]:
-        return "0 rows so far"
-    words = f"{formatting.size(state['bytes'])} of {formatting.size(state['total_bytes'])}"
-    speed = state["bytes_per_s"]
-    return f"{words}, {formatting.size(speed)}/s" if speed else words
 
 
 def _count(value: Any) -> int | None:
@@ -208,7 +229,7 @@ def _count(value: Any) -> int | None:
 def start_fetch(wanted: HubId, token: str | None = None) -> None:
     """Fetch in a process of its own, unless one does already; a set that is here is looked at
     again on the hub. Raises LabError for a token that cannot be one."""
-    if state_of(wanted)["state"] == "fetching":
+    if state_of(wanted).state == "fetching":
         return
     if settings.is_offline():
         subject = repository.subject("datasets", str(wanted))
@@ -230,7 +251,7 @@ def stop_fetch(wanted: HubId) -> None:
         note(
             wanted,
             "failed",
-            message=f"Fetching '{wanted}' was stopped ({progress_in_words(state_of(wanted))}).",
+            message=f"Fetching '{wanted}' was stopped ({state_of(wanted).progress}).",
             hint="Fetch it again: the download continues where it stopped.",
         )
 
@@ -247,7 +268,7 @@ def note(wanted: HubId, state: str, pid: int | None = None, **more: Any) -> None
 def remove(wanted: HubId) -> None:
     """Delete the rows of a fetched set, and what is known of it. Raises LabError if there is none,
     or while it is fetched."""
-    if state_of(wanted)["state"] == "fetching":
+    if state_of(wanted).state == "fetching":
         raise LabError(f"'{wanted}' is being fetched.", "Wait until it is done, or stop it.")
     files = (wanted.file, pinned(wanted).record, wanted.record)
     if not any(file.is_file() for file in files):

@@ -21,7 +21,7 @@ from lab import formatting, paths
 from lab.atomic_files import read_object
 from lab.data import hub
 from lab.data.hub import HubId
-from lab.errors import LabError
+from lab.errors import LabError, first_line
 from lab.hub import cache, download, repository
 from lab.hub.progress import DownloadProgress, Tell
 from lab.hub.repository import RemoteFile, Repository
@@ -53,7 +53,7 @@ def fetch(wanted: HubId, check: Callable[[], None] = lambda: None) -> Path:
     try:
         repo = repository.resolve("datasets", wanted.name, wanted.revision)
         at = wanted.at(repo.commit)
-        rows, split = hub.state_of(at)["rows"], (read_object(at.record) or {}).get("split")
+        rows, split = hub.state_of(at).rows, (read_object(at.record) or {}).get("split")
         if not at.file.is_file():
             rows, split = _fetch(repo, wanted, at, check)
     except LabError as error:
@@ -276,7 +276,3 @@ def _as_text(value: Any) -> str:
 def _words(error: BaseException, mirror: Path) -> str:
     """What the library says, without the folder of this machine that it was shown."""
     return first_line(error).replace(f"{mirror}/", "").replace(str(mirror), "the repository")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lab.data.lines import BLOCK, DAMAGED, InvalidRow, first_line, not_utf8, text_of
-from lab.errors import LabError
+from lab.data.lines import BLOCK, DAMAGED, InvalidRow, not_utf8, text_of
+from lab.errors import LabError, first_line
 from lab.schema import quote
 
 DECODER = json.JSONDecoder()
@@ -95,13 +95,13 @@ class _Window:
     def __init__(self, file: IO[bytes], longest: int) -> None:
         self.text = text_of(file, "")
         self.longest = longest
-        self.held, self.offset = "", 0
+        self.buffer, self.offset = "", 0
         self.is_valid = True  # what is held is UTF-8
 
     def more(self, size: int) -> bool:
         """Hold about `size` characters more, and forget what is behind; False at the end."""
         added = self.text.read(size)
-        self.held, self.offset = self.held[self.offset :] + added, 0
+        self.buffer, self.offset = self.buffer[self.offset :] + added, 0
         if not added.isascii() and not_utf8(added):
             self.is_valid = False
         return bool(added)
@@ -109,10 +109,10 @@ class _Window:
     def mark(self) -> str:
         """The next character that is not white space; "" at the end of the file."""
         while True:
-            match = SPACE.match(self.held, self.offset)
+            match = SPACE.match(self.buffer, self.offset)
             self.offset = match.end() if match else self.offset
-            if self.offset < len(self.held):
-                return self.held[self.offset]
+            if self.offset < len(self.buffer):
+                return self.buffer[self.offset]
             if not self.more(BLOCK):
                 return ""
 
@@ -128,14 +128,14 @@ class _Window:
         """The value that begins here, or InvalidRow. Raises _Broken where it is not JSON."""
         self.mark()
         while True:
-            length = len(self.held) - self.offset
+            length = len(self.buffer) - self.offset
             try:
-                value, end = DECODER.raw_decode(self.held, self.offset)
-                if end == len(self.held) and self.more(BLOCK):
+                value, end = DECODER.raw_decode(self.buffer, self.offset)
+                if end == len(self.buffer) and self.more(BLOCK):
                     continue  # a number may go on
                 return self._checked(value, end)
             except json.JSONDecodeError as error:
-                is_cut = error.pos >= len(self.held) - MAX_TOKEN_CHARS
+                is_cut = error.pos >= len(self.buffer) - MAX_TOKEN_CHARS
                 if not is_cut and not error.msg.startswith("Unterminated string"):
                     raise _Broken(error.msg, 1) from None
                 if length > self.longest:
@@ -151,7 +151,7 @@ class _Window:
         start, self.offset = self.offset, end
         if end - start > self.longest:
             return InvalidRow(f"is longer than {self.longest:,} bytes")
-        wrong = "" if self.is_valid else not_utf8(self.held[start:end])
+        wrong = "" if self.is_valid else not_utf8(self.buffer[start:end])
         return InvalidRow(wrong) if wrong else value
 
     def _skipped(self, reason: str) -> InvalidRow:
@@ -159,9 +159,9 @@ class _Window:
         depth, in_text = 0, False
         while True:
             pattern = IN_TEXT if in_text else INSIDE if depth else TOP
-            match = pattern.search(self.held, self.offset)
+            match = pattern.search(self.buffer, self.offset)
             if match is None:
-                self.offset = len(self.held)
+                self.offset = len(self.buffer)
                 if not self.more(BLOCK):
                     raise _Broken("its end is missing", 1)
                 continue
@@ -171,7 +171,7 @@ class _Window:
                 return InvalidRow(reason)
             self.offset = match.end()
             if marks == "\\":
-                if self.offset == len(self.held):
+                if self.offset == len(self.buffer):
                     self.more(BLOCK)
                 self.offset += 1
             elif marks == '"':
@@ -188,10 +188,12 @@ def of_object(
 ) -> Iterator[tuple[int, Any]]:
     """A .json file that is not a list: rows under one key, or JSONL with the wrong name, of which
     `say` is told."""
-    held: list[str] = []
+    lines_read: list[str] = []
     size = 0
     for row, line in lines:
-        value = parse(line) if isinstance(line, str) and not held and not line.isspace() else None
+        value = (
+            parse(line) if isinstance(line, str) and not lines_read and not line.isspace() else None
+        )
         if isinstance(value, dict):
             rest = of_lines(lines)
             following = next(rest, None)
@@ -205,17 +207,17 @@ def of_object(
             return
         if isinstance(line, InvalidRow):
             raise _not_json(path, str(line))
-        held.append(line)
+        lines_read.append(line)
         size += len(line)
         if size > longest:
             raise LabError(
                 f"'{quote(path.name)}' is one JSON value of more than {longest:,} characters.",
                 "Save it as JSONL, with one object a line.",
             )
-    value = parse("".join(held)) if "".join(held).strip() else []
+    value = parse("".join(lines_read)) if "".join(lines_read).strip() else []
     if isinstance(value, InvalidRow):
         raise _not_json(path, str(value))
-    if held and value != []:
+    if lines_read and value != []:
         yield from enumerate(_rows_inside(value, path), start=1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab.data import encodings
-from lab.errors import LabError
+from lab.errors import LabError, first_line
 from lab.schema import quote
 
 BLOCK = 1 << 16
@@ -197,9 +197,3 @@ def way_out_of(reason: str) -> str:
         "Save the file as UTF-8 (in Excel: CSV UTF-8), or convert it: "
         f"iconv -f {seems[1].upper()} -t UTF-8 OLD > NEW."
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, at most 200 characters, without its full stop."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return text if len(text) <= 200 else f"{text[:199]}…"

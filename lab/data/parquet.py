@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from lab.data.lines import InvalidRow, check_ratio, first_line
-from lab.errors import LabError
+from lab.data.lines import InvalidRow, check_ratio
+from lab.errors import LabError, first_line
 from lab.schema import quote
 
 BATCH = 256  # rows

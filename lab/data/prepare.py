@@ -13,7 +13,7 @@ import numpy as np
 from lab.data import batches, catalog, chat_template, token_cache
 from lab.data.batches import TokenSequence
 from lab.data.catalog import Dataset
-from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
+from lab.data.chat_template import TokenizedExample
 from lab.data.example_reader import Example, ExampleReader, ReadOptions
 from lab.data.token_cache import TokenizedDataset
 from lab.errors import LabError
@@ -25,17 +25,38 @@ MIX_SEED = "finetune-lab general rows"
 
 
 @dataclass(frozen=True)
+class DataFigures:
+    """What the run records about its data. Rows, tokens and hashes are of what trains and of what
+    is held out; `examples`, `bad` and `truncated` of the file; `dropped`: without a token to learn
+    from; `general_rows`: those mixed in."""
+
+    train_rows: int = 0
+    longest_row: int = 0
+    held_out_rows: int = 0
+    train_tokens: int = 0
+    train_loss_tokens: int = 0
+    held_out_loss_tokens: int = 0
+    train_hash: str = ""
+    held_out_hash: str = ""
+    examples: int = 0
+    bad: int = 0
+    dropped: int = 0
+    truncated: int = 0
+    general_rows: int = 0
+
+
+@dataclass(frozen=True)
 class PreparedData:
     train: Sequence[TokenSequence]
     held_out: Sequence[TokenSequence]
     system_prompt: str
     first: Example
-    figures: dict[str, Any]
+    figures: DataFigures
     notes: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """What the run records about its data."""
-        return dict(self.figures)
+        """The figures as an event of the run keeps them."""
+        return asdict(self.figures)
 
 
 def prepare(
@@ -75,18 +96,27 @@ def prepare(
     chosen = choose_rows(spec, tokenizer, tokens, progress, general)
     notes += chosen.notes
     rows = (
-        batches.packed_rows(chosen.train, data.max_length, chosen.train_places.tolist())
+        batches.packed_rows(chosen.train, data.max_length, chosen.train_indices.tolist())
         if data.packing == "on"
-        else batches.single_rows(chosen.train, chosen.train_places.tolist())
+        else batches.single_rows(chosen.train, chosen.train_indices.tolist())
     )
-    held_rows = batches.single_rows(chosen.held, chosen.held_places.tolist())
-    figures = _figures(rows, held_rows) | {
-        "examples": meta["examples"],
-        "bad": meta["bad"],
-        "dropped": chosen.dropped,
-        "truncated": int(tokens.cut.sum()),
-        "general_rows": chosen.added,
-    }
+    held_rows = batches.single_rows(chosen.held_out, chosen.held_out_indices.tolist())
+    num_tokens, num_learned = rows.totals()
+    figures = DataFigures(
+        train_rows=len(rows),
+        longest_row=int(max(rows.lengths.max(), max(held_rows.lengths, default=0))),
+        held_out_rows=len(held_rows),
+        train_tokens=num_tokens,
+        train_loss_tokens=num_learned,
+        held_out_loss_tokens=held_rows.totals()[1],
+        train_hash=batches.fingerprint(rows),
+        held_out_hash=batches.fingerprint(held_rows),
+        examples=meta["examples"],
+        bad=meta["bad"],
+        dropped=chosen.dropped,
+        truncated=int(tokens.cut.sum()),
+        general_rows=chosen.added,
+    )
     first = Example(**{**meta["first"], "messages": tuple(meta["first"]["messages"]), "notes": ()})
     return PreparedData(rows, held_rows, system_prompt, first, figures, notes)
 
@@ -98,9 +128,9 @@ class ChosenRows:
     """
 
     train: Any
-    train_places: np.ndarray
-    held: Any
-    held_places: np.ndarray
+    train_indices: np.ndarray
+    held_out: Any
+    held_out_indices: np.ndarray
     dropped: int = 0
     added: int = 0
     notes: tuple[str, ...] = ()
@@ -118,10 +148,10 @@ def choose_rows(
     data = spec.data
     dataset = catalog.resolve(data.dataset)
     meta, notes = tokens.meta, []
-    _, held = batches.split_indices(
+    _, held_examples = batches.split_indices(
         meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
     )
-    is_held = np.isin(tokens.examples, held)
+    is_held = np.isin(tokens.examples, held_examples)
     useful = tokens.learned > 0
     train = np.flatnonzero(useful & ~is_held)
     held_out = np.flatnonzero(useful & is_held)
@@ -131,7 +161,7 @@ def choose_rows(
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
-    if held and not len(held_out):
+    if held_examples and not len(held_out):
         notes.append("No held-out example has a trained token, so there is no evaluation loss.")
     dropped = int((~useful).sum())
     if dropped:
@@ -162,20 +192,6 @@ def choose_rows(
         )
         held_out = np.flatnonzero(measured.learned > 0)
     return ChosenRows(mixed, train, measured, held_out, dropped, added, tuple(notes))
-
-
-def _figures(rows: batches.SequenceDataset, held_out: batches.SequenceDataset) -> dict[str, Any]:
-    tokens, learned = rows.totals()
-    return {
-        "train_rows": len(rows),
-        "longest_row": int(max(rows.lengths.max(), max(held_out.lengths, default=0))),
-        "held_out_rows": len(held_out),
-        "train_tokens": tokens,
-        "train_loss_tokens": learned,
-        "held_out_loss_tokens": held_out.totals()[1],
-        "train_hash": batches.fingerprint(rows),
-        "held_out_hash": batches.fingerprint(held_out),
-    }
 
 
 def tokenised(
@@ -214,45 +230,51 @@ def _sequences(
     meta: dict[str, Any],
 ) -> Iterator[tuple[int, TokenizedExample]]:
     """(number of the example, tokens) in the order of the file; `meta` is filled at its end."""
-    number = 0
+    example_index = 0
     notes = chat_template.ExampleNotes()
     rest: list[int] = []  # of a text that goes on in the next row: its pieces shall be full
     for example in rows:
-        if number % 64 == 0:
+        if example_index % 64 == 0:
             progress(rows.bytes_read // 1000, rows.size // 1000)
-        try:
-            if example.messages:
-                sequences = chat_template.tokenize(
-                    example,
-                    tokenizer,
-                    system_prompt,
-                    data.loss_on,
-                    data.max_length,
-                    data.truncation,
-                )
-            else:
-                sequences, rest = _pieces(example, rest, tokenizer, data.max_length)
-        except chat_template.TemplateUnusable:
-            raise  # no row can be rendered
-        except LabError as error:
-            rows.reject(example.row, str(error))
-            continue
-        if number == 0:
+        if example.messages:
+            chat_sequences = sequences_of(example, rows, tokenizer, data, system_prompt)
+            if chat_sequences is None:
+                continue
+            sequences = chat_sequences
+        else:
+            sequences, rest = _pieces(example, rest, tokenizer, data.max_length)
+        if example_index == 0:
             meta["first"] = asdict(example)
         for sequence in sequences:
-            yield number, sequence
+            yield example_index, sequence
         notes.add(example, sequences)
-        number += 1
+        example_index += 1
     rows.finish()  # again, for the rows that their template refused
     progress(rows.size // 1000, rows.size // 1000)
     meta |= {
-        "examples": number,
+        "examples": example_index,
         "bad": rows.num_invalid,
         "told": rows.invalid_summary(),
         "record_notes": rows.notes(),
         "has_chats": rows.has_chats,
         "notes": notes.lines(),
     }
+
+
+def sequences_of(
+    example: Example, rows: ExampleReader, tokenizer: Any, data: DataSpec, system_prompt: str
+) -> list[TokenizedExample] | None:
+    """The sequences of one of `rows`; None where its template refuses it, which `rows` keeps count
+    of. Raises TemplateUnusable where no row can be rendered."""
+    try:
+        return chat_template.tokenize(
+            example, tokenizer, system_prompt, data.loss_on, data.max_length, data.truncation
+        )
+    except chat_template.TemplateUnusable:
+        raise
+    except LabError as error:
+        rows.reject(example.row, str(error))
+        return None
 
 
 def _pieces(
@@ -264,10 +286,7 @@ def _pieces(
         begin = 1 if ids[:1] == [tokenizer.bos_token_id] else 0  # only where the text begins
         ids = rest + ids[begin:]
     end = len(ids) // length * length if example.goes_on else len(ids)
-    pieces = [ids[start : min(start + length, end)] for start in range(0, end, length)]
-    return [
-        TokenizedExample(piece, [IGNORE_INDEX, *piece[1:]], example.row) for piece in pieces
-    ], ids[end:]
+    return chat_template.text_pieces(ids[:end], example.row, length), ids[end:]
 
 
 def reading_of(data: DataSpec, dataset: Dataset) -> ReadOptions:
@@ -298,8 +317,8 @@ def check_objective(data: DataSpec, has_chats: bool, dataset: Dataset) -> None:
 
 
 def system_prompt_of(spec: RunSpec, dataset: Dataset) -> str:
-    given = spec.data.system_prompt
-    return dataset.system_prompt if given is None else given
+    requested = spec.data.system_prompt
+    return dataset.system_prompt if requested is None else requested
 
 
 def _general(data: DataSpec, answers: Path | None) -> Dataset:

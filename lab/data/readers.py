@@ -26,10 +26,9 @@ from lab.data.lines import (
     Recoded,
     Source,
     Unpacked,
-    first_line,
     lines,
 )
-from lab.errors import LabError
+from lab.errors import LabError, first_line
 from lab.schema import quote
 
 __all__ = ["FORMATS", "SUFFIXES", "InvalidRow", "RecordReader", "suffix_of"]

@@ -90,17 +90,19 @@ class RowSizes:
             single, _ = _largest(sequences, without_packing(spec))
             if single.rows * single.length > largest.rows * largest.length:
                 largest = single
-        held = _in_passes(held_out, size) if len(held_out) else None
+        evaluation_passes = _in_passes(held_out, size) if len(held_out) else None
         tokens, counted = rows.mean(0).tolist()
         return RunPasses(
             largest,
-            None if held is None else _maximum(held),
+            None if evaluation_passes is None else _maximum(evaluation_passes),
             len(rows),
             tokens,
             counted,
             width,
             float(sequences[:, 0].mean()),
-            0.0 if held is None else float((held[:, 0] * held[:, 1]).sum()),
+            0.0
+            if evaluation_passes is None
+            else float((evaluation_passes[:, 0] * evaluation_passes[:, 1]).sum()),
         )
 
     def _cut(self, sequences: np.ndarray, spec: RunSpec) -> np.ndarray:
@@ -211,9 +213,11 @@ def row_sizes(spec: RunSpec, tokenizer: Any, seconds: float) -> RowSizes | None:
     except TooSlow:
         return None
 
-    def sizes(tokens: Any, places: Any) -> np.ndarray:
-        return np.stack([tokens.lengths[places], tokens.learned[places]], 1)
+    def sizes(tokens: Any, indices: Any) -> np.ndarray:
+        return np.stack([tokens.lengths[indices], tokens.learned[indices]], 1)
 
     return RowSizes(
-        data.max_length, sizes(rows.train, rows.train_places), sizes(rows.held, rows.held_places)
+        data.max_length,
+        sizes(rows.train, rows.train_indices),
+        sizes(rows.held_out, rows.held_out_indices),
     )

@@ -52,14 +52,14 @@ def read_table(path: Path) -> RowTable:
     numbers: list[int] = []
     records: list[Record] = []
     characters, is_whole = 0, True
-    for number, value in reader:
+    for record_number, value in reader:
         if len(records) == MAX_ROWS or characters > MAX_CHARACTERS:
             is_whole = False
             break
         if isinstance(value, InvalidRow) or not isinstance(value, dict):
             is_whole = False
             continue
-        numbers.append(number)
+        numbers.append(record_number)
         records.append(value)
         characters += len(json.dumps(value, ensure_ascii=False, default=str))
     has_turns = bool(records) and all(_turns(record) is not None for record in records)
@@ -97,11 +97,11 @@ def _turns(record: Record) -> list[tuple[str, str]] | None:
 
 def _turn_order(column: str) -> tuple[int, int, int]:
     """System, user 1, assistant 1, user 2 …, then the other columns as they came."""
-    role, _, number = column.partition(" ")
+    role, _, position = column.partition(" ")
     if column == SYSTEM:
         return 0, 0, 0
-    if role in TURNS and number.isdecimal():
-        return 1, int(number), TURNS.index(role)
+    if role in TURNS and position.isdecimal():
+        return 1, int(position), TURNS.index(role)
     return 2, 0, 0
 
 
@@ -134,9 +134,9 @@ def edited_records(
             if text != table.cells[index].get(name)
         }
         if cells:
-            number = table.numbers[index]
+            record_number = table.numbers[index]
             record, wrong = _edited(record, table.cells[index], cells, table.has_turns)
-            problems += [f"Row {number}, {message}" for message in wrong]
+            problems += [f"Row {record_number}, {message}" for message in wrong]
         records.append(record)
     return records, problems
 

@@ -26,8 +26,8 @@ def ids(tokenizer: Any, model: Any = None) -> list[int]:
     `model` adds the end of its own generation config to that of its folder, which the tokenizer
     carries.
     """
-    own = _listed(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
-    known = [tokenizer.eos_token_id, *rendering.settings_of(tokenizer).stop_ids, *own]
+    model_ids = _listed(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    known = [tokenizer.eos_token_id, *rendering.settings_of(tokenizer).stop_ids, *model_ids]
     return sorted({*taught(tokenizer), *known})
 
 

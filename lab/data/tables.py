@@ -122,8 +122,8 @@ def _names(feed: _Feed, reader: Any, path: Path) -> list[str]:
         )
     while names and not names[-1]:
         names.pop()
-    given = [name for name in names if name]
-    if not given or len(set(given)) < len(given):
+    filled = [name for name in names if name]
+    if not filled or len(set(filled)) < len(filled):
         raise LabError(
             (
                 f"The first line of '{quote(path.name)}' is not a list of column names: {shown}"

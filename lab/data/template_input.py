@@ -51,9 +51,9 @@ def _first_written(write: Any, messages: list[Message], tools: list[Any] | None)
     if arguments:
         ways.append((_with_json_arguments(messages), tools))
     python_like, failures = "", list[Exception]()
-    for shown, given in ways:
+    for shown, shown_tools in ways:
         try:
-            text: str = write(shown, given)
+            text: str = write(shown, shown_tools)
         except sandbox.TooMuch:
             raise
         except Exception as error:  # a template is a stranger's program: it can fail in any way

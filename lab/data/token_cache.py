@@ -231,11 +231,11 @@ def _write(
         (aside / "counted.bin").open("wb", buffering=BUFFER) as counted,
         (aside / "index.bin").open("wb", buffering=BUFFER) as index,
     ):
-        for number, sequence in sequences:
+        for example, sequence in sequences:
             end += len(sequence.ids)
             ids.write(np.asarray(sequence.ids, np.uint32).tobytes())
             mask = np.asarray(sequence.labels, np.int64) != IGNORE_INDEX
             counted.write(mask.astype(np.uint8).tobytes())
-            entry = [end, sequence.record_number, number, sequence.truncated, mask.sum()]
+            entry = [end, sequence.record_number, example, sequence.truncated, mask.sum()]
             index.write(np.array(entry, np.int64).tobytes())
     write_json(aside / "meta.json", meta)

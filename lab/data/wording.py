@@ -121,14 +121,14 @@ def are_in_order(contents: list[Any], text: str) -> bool:
     """Whether a text holds these words one behind the other; blanks do not count."""
     whole, cursor = squeezed(text), 0
     for content in contents:
-        places = [
+        positions = [
             (at, len(form))
             for form in map(squeezed, written_forms(content if isinstance(content, str) else ""))
             if (at := whole.find(form, cursor)) >= 0
         ]
-        if not places:
+        if not positions:
             return False
-        cursor = sum(min(places))
+        cursor = sum(min(positions))
     return True
 
 

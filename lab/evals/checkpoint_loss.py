@@ -16,7 +16,7 @@ from typing import Any
 from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.dataclass_json import read
-from lab.errors import LabError, of_the_disk
+from lab.errors import LabError, refusal_of
 from lab.paths import RunDir
 
 MODULE = "lab.evals.checkpoint_loss"
@@ -67,14 +67,12 @@ def measure(run: RunDir, step: int) -> CheckpointLoss:
     began = time.time()
     try:
         (row,) = evaluate([models.parse(f"run:{run.id}@{step}")])
-        result = CheckpointLoss("done", began, row["loss"], row["rows"], row["tokens"])
-    except LabError as error:
-        result = CheckpointLoss("failed", began, message=f"{error.message} {error.hint}".strip())
-    except OSError as error:
-        refusal = of_the_disk(error)
-        if refusal is None:
-            raise
-        result = CheckpointLoss("failed", began, message=refusal.message)
+        result = CheckpointLoss("done", began, row.loss, row.rows, row.tokens)
+    except (LabError, OSError) as error:
+        refusal = refusal_of(error)
+        result = CheckpointLoss(
+            "failed", began, message=f"{refusal.message} {refusal.hint}".strip()
+        )
     _note(run, step, result, os.getpid())
     return result
 

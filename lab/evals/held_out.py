@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from lab.atomic_files import read_object
 from lab.chat import models as chat_models
@@ -19,8 +18,21 @@ from lab.spec import RunSpec
 ROWS = 4  # in one forward pass
 
 
-def evaluate(names: list[ModelRef], dataset: str | None = None) -> list[dict[str, Any]]:
-    """{"model", "loss", "perplexity", "tokens", "rows", "data"} of each, loss in nats a token.
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """`loss`: in nats a token. `data`: a hash of the rows' tokens and labels."""
+
+    model: str
+    loss: float
+    perplexity: float
+    tokens: int
+    rows: int
+    note: str
+    data: str
+
+
+def evaluate(names: list[ModelRef], dataset: str | None = None) -> list[HeldOutLoss]:
+    """The loss of each model on the same rows.
 
     The rows are the held-out ones of the first run named, or the whole of `dataset` in that run's
     format; a base alone takes `dataset` as its card says. Raises LabError where a result's template
@@ -28,8 +40,8 @@ def evaluate(names: list[ModelRef], dataset: str | None = None) -> list[dict[str
     """
     spec = _terms(names, dataset)
     rows = [_measure(named, spec, whole=dataset is not None) for named in names]
-    if len({row["data"] for row in rows}) > 1:
-        apart = ", ".join(f"{row['model']} {row['data'][:8]}" for row in rows)
+    if len({row.data for row in rows}) > 1:
+        apart = ", ".join(f"{row.model} {row.data[:8]}" for row in rows)
         raise LabError(
             f"The models see different tokens in the same rows ({apart}), so their losses do not "
             "compare.",
@@ -44,7 +56,7 @@ def losses(*runs: RunDir) -> tuple[list[float | None], str]:
     """
     try:
         names = [chat_models.parse(f"run:{run.id}") for run in runs]
-        return [row["loss"] for row in evaluate(names)], ""
+        return [row.loss for row in evaluate(names)], ""
     except LabError as error:
         return [None for _ in runs], error.message
 
@@ -74,7 +86,7 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
     return replace(spec, data=plain)
 
 
-def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
+def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> HeldOutLoss:
     from lab.train.step import device_batches, evaluation_loss
 
     loaded = chat_models.load(named)
@@ -104,13 +116,6 @@ def _measure(named: ModelRef, spec: RunSpec, *, whole: bool) -> dict[str, Any]:
         precision="float32",
         loss="plain",
     )
-    facts = prepared.facts()
-    return {
-        "model": named.name,
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "tokens": tokens,
-        "rows": len(rows),
-        "note": loaded.note,
-        "data": facts["train_hash" if whole else "held_out_hash"],
-    }
+    data = prepared.figures.train_hash if whole else prepared.figures.held_out_hash
+    perplexity = math.exp(min(loss, 700.0))
+    return HeldOutLoss(named.name, loss, perplexity, tokens, len(rows), loaded.note, data)

@@ -26,10 +26,12 @@ from lab.recent import Recent
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """`likeliest`: of the question's options; "" where it has none. `figures`: 1, 0 or a share."""
+    """`likeliest`: of the question's options; "" where it has none. `label`: of a set's labels, the
+    one that `text` gives; "" for none of them. `figures`: 1, 0 or a share."""
 
     text: str = ""
     likeliest: str = ""
+    label: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -63,8 +65,8 @@ class ScoreSheet:
     questions: tuple[ScoredQuestion, ...] = ()
     models: Mapping[str, ScoredModel] = field(default_factory=dict)
 
-    def is_right(self, model: str, place: int) -> bool:
-        return self.models[model].answers[place].figures.get(self.main, 0.0) >= 1.0
+    def is_right(self, model: str, index: int) -> bool:
+        return self.models[model].answers[index].figures.get(self.main, 0.0) >= 1.0
 
 
 _sheets: Recent[tuple[Any, ...], ScoreSheet] = Recent(64)

@@ -30,14 +30,14 @@ def unlearned(dataset: Dataset, runs: Sequence[RunDir]) -> list[Example]:
     if not trained:
         fraction = float(dataset.card.get("eval_fraction") or 0.0)
         examples = list(ExampleReader(dataset.path, ReadOptions(on_invalid_row="skip")))
-        held = batches.split_indices(len(examples), fraction)[1]
-        return [examples[index] for index in held] if held else examples
+        indices = batches.split_indices(len(examples), fraction)[1]
+        return [examples[index] for index in indices] if indices else examples
     rows: dict[int, Example] | None = None
     for data, held_out_fraction in trained:
         options = replace(reading_of(data, dataset), on_invalid_row="skip")
         examples = list(ExampleReader(dataset.path, options))
-        held = batches.split_indices(len(examples), held_out_fraction)[1]
-        held_out = {examples[index].row: examples[index] for index in held}
+        indices = batches.split_indices(len(examples), held_out_fraction)[1]
+        held_out = {examples[index].row: examples[index] for index in indices}
         rows = held_out if rows is None else {row: rows[row] for row in rows if row in held_out}
     if not rows:
         raise LabError(

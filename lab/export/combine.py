@@ -115,12 +115,25 @@ def default_name(runs: Sequence[RunDir]) -> str:
     return " + ".join(names)[:MAX_NAME_CHARS]
 
 
+@dataclass(frozen=True)
+class CombinedResult:
+    """`run`: the id of the new result. `fidelity`: by run. `deviation`: from the weighted sum of
+    the updates, as a share of its length."""
+
+    run: str
+    rank: int
+    bytes: int
+    proof: Mapping[str, Any]
+    fidelity: Mapping[str, float]
+    deviation: float
+    note: str
+
+
 def combine(
     combination: Combination, tell: Callable[[str], object] = lambda phase: None
-) -> dict[str, Any]:
-    """A new result of several. Returns {"run", "rank", "bytes", "proof", "fidelity" (by run),
-    "deviation" (from the weighted sum of the updates, as a share of its length), "note"}. It is
-    read back from the disk and must answer as in memory, or nothing is kept. Raises LabError."""
+) -> CombinedResult:
+    """A new result of several. It is read back from the disk and must answer as in memory, or
+    nothing is kept. Raises LabError."""
     runs = check(combination)
     import torch
 
@@ -160,15 +173,15 @@ def combine(
     }
     made_by = Origin("combined", runs[0], origin, figures, "Choose another type.")
     run, outcome = write_result(model, "combined", spec, source, made_by)
-    return {
-        "run": run.id,
-        "rank": rank,
-        "bytes": size_of(run.artifact),
-        "proof": outcome.to_json(),
-        "fidelity": {form.run.id: form.fidelity for form in forms},
-        "deviation": deviation,
-        "note": " ".join(filter(None, notes)),
-    }
+    return CombinedResult(
+        run.id,
+        rank,
+        size_of(run.artifact),
+        outcome.to_json(),
+        {form.run.id: form.fidelity for form in forms},
+        deviation,
+        " ".join(filter(None, notes)),
+    )
 
 
 def job_file() -> Path:
@@ -185,7 +198,7 @@ def start(combination: Combination) -> None:
 def make() -> int:
     """Combine in this process what the record asks for; the exit code."""
 
-    def work(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    def work(request: Mapping[str, Any], tell: Callable[[str], None]) -> CombinedResult:
         combination = dataclass_json.read(Combination, request)
         assert combination is not None
         return combine(combination, tell)

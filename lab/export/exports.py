@@ -141,12 +141,14 @@ def make(run: RunDir, kind: str, weight_type: str) -> int:
     def work(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
         weights = _weights(run)
         _clear(run, target)
+        note = ""
+        result: merge.MergedModel | gguf_file.WrittenGguf
         if kind == "merged":
             result = merge.merge(run, target, weight_type, tell)
+            note = result.note
         else:
             result = gguf_file.of_run(run, target, weight_type, tell)
-        facts = {"bytes": result["bytes"], "proof": result["proof"], "weights": weights}
-        return facts | {"note": result.get("note") or ""}
+        return {"bytes": result.bytes, "proof": result.proof, "weights": weights, "note": note}
 
     return background_job.work(job_file(run, kind, weight_type), work)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,29 +170,36 @@ def write(
     return proof
 
 
+@dataclass(frozen=True)
+class WrittenGguf:
+    """`proof`: as GgufProof writes it, and under "merge" that of the merge. `commands`: lines that
+    use the file, by program."""
+
+    file: str
+    bytes: int
+    proof: Mapping[str, Any]
+    commands: Mapping[str, str]
+
+
 def of_run(
     run: RunDir,
     file: Path,
     quantisation: str = "F16",
     tell: Callable[[str], object] = lambda phase: None,
-) -> dict[str, Any]:
+) -> WrittenGguf:
     """The result of `run` as a GGUF file, merged in float32 on the way where it is an adapter.
-    Returns {"file", "bytes", "proof", "commands"}; the proof is GgufProof's, and under "merge" that
-    of the merge. Raises LabError."""
+    Raises LabError."""
     method = methods.get(RunSpec.of_run(run).method["name"])
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix=".gguf-", dir=file.absolute().parent) as aside:
         folder = run.artifact
         if not method.saves_whole_model:
             folder = Path(aside) / "merged"
-            record = {"merge": merge.merge(run, folder, "float32", tell)["proof"]}
+            record = {"merge": merge.merge(run, folder, "float32", tell).proof}
         proof = write(folder, file, quantisation, RunSpec.of_run(run).name or run.id, tell)
-    return {
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "proof": {**proof.to_json(), **record},
-        "commands": commands(file),
-    }
+    return WrittenGguf(
+        str(file), file.stat().st_size, {**proof.to_json(), **record}, commands(file)
+    )
 
 
 def commands(file: Path) -> dict[str, str]:
@@ -268,10 +275,10 @@ def _write_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
 
     stored = read_object(folder / "tokenizer.json") or {}
     tokenizer = load_tokenizer(ModelSource(folder.name, str(folder), local_only=True))
-    tokens = [f"[PAD{number}]" for number in range(vocabulary)]
+    tokens = [f"[PAD{token_id}]" for token_id in range(vocabulary)]
     kinds = [int(gguf.TokenType.UNUSED)] * vocabulary
-    for text, number in part(stored, "model", "vocab").items():
-        tokens[number], kinds[number] = text, int(gguf.TokenType.NORMAL)
+    for text, token_id in part(stored, "model", "vocab").items():
+        tokens[token_id], kinds[token_id] = text, int(gguf.TokenType.NORMAL)
     for token in stored.get("added_tokens", []):
         kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
         tokens[token["id"]], kinds[token["id"]] = token["content"], int(kind)
@@ -281,14 +288,14 @@ def _write_tokenizer(writer: Any, folder: Path, vocabulary: int) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    for number, add in (
+    for token_id, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
         (tokenizer.unk_token_id, writer.add_unk_token_id),
         (tokenizer.pad_token_id, writer.add_pad_token_id),
     ):
-        if number is not None:
-            add(number)
+        if token_id is not None:
+            add(token_id)
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     writer.add_add_bos_token(begins)
     writer.add_add_space_prefix(False)

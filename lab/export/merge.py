@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,31 @@ def check(run: RunDir, target: Path, precision: str) -> None:
     check_disk(target, bytes_needed(run, precision))
 
 
+@dataclass(frozen=True)
+class MergedModel:
+    """`largest_difference`: as a share of the logits' standard deviation. `proof`: as MergeProof
+    writes it."""
+
+    folder: str
+    bytes: int
+    largest_difference: float
+    proof: Mapping[str, Any]
+    note: str
+    warning: str
+
+
 def merge(
     run: RunDir,
     target: Path,
     precision: str = "auto",
     tell: Callable[[str], object] = lambda phase: None,
-) -> dict[str, Any]:
+) -> MergedModel:
     """Write base and adapter of `run` as one model into `target`, with tokenizer and receipt.
 
     `precision`: the type of the weights on the disk; auto is the type that the lab answers in. A
     4-bit base is dequantised first. The template lock and the hash of the base are enforced. The
     merged model, read back from the disk, must give the answers of the result, or nothing is kept.
-    `tell` gets each phase in words. Returns {"folder", "bytes", "largest_difference" (a share of
-    the logits' standard deviation), "proof" (see MergeProof), "note", "warning"}. Raises LabError.
+    `tell` gets each phase in words. Raises LabError.
     """
     check(run, target, precision)
     from lab.train import proof as read_back
@@ -77,9 +90,9 @@ def merge(
     loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     template_lock.enforce_files(loaded.receipt, run.artifact)
     model = loaded.model
-    own = model.get_input_embeddings().weight
-    kind = "4 bits, dequantised" if weights.is_quantised(model) else _name(own.dtype)
-    written_as = _name(own.dtype) if precision == "auto" else precision
+    embeddings = model.get_input_embeddings().weight
+    kind = "4 bits, dequantised" if weights.is_quantised(model) else _name(embeddings.dtype)
+    written_as = _name(embeddings.dtype) if precision == "auto" else precision
     tell("reading the rows of the proof")
     rows, rows_from = merge_proof.probe_rows(spec, loaded.receipt, model, loaded.tokenizer)
     before = read_back.answers(model, rows)
@@ -97,7 +110,7 @@ def merge(
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.artifact / name, aside / name)
         stop_tokens.write(aside, loaded.tokenizer, merged)
-        device, dtype = own.device, own.dtype
+        device, dtype = embeddings.device, embeddings.dtype
         read_back.release(merged)  # two models never stand beside each other
         tell("proving the merged model")
         after = read_back.answers(_read(aside, device, dtype), rows)
@@ -121,14 +134,10 @@ def merge(
         raise _failed(error) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {
-        "folder": str(target),
-        "bytes": size_of(target),
-        "largest_difference": proof.share_of_spread,
-        "proof": record,
-        "note": loaded.note,
-        "warning": f"It differs: {proof.sentence}." if proof.verdict == "differs" else "",
-    }
+    warning = f"It differs: {proof.sentence}." if proof.verdict == "differs" else ""
+    return MergedModel(
+        str(target), size_of(target), proof.share_of_spread, record, loaded.note, warning
+    )
 
 
 def check_disk(target: Path, needed: int) -> None:

@@ -155,17 +155,17 @@ def encode(row):
     messages = messages_of(row, name, columns)
     if SYSTEM and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": SYSTEM}, *messages]
-    places = [index for index, turn in enumerate(messages) if turn["role"] == "assistant"]
+    indices = [index for index, turn in enumerate(messages) if turn["role"] == "assistant"]
     if LOSS_ON == "completion":
-        places = places[-1:]
-    answers = [answer_of(messages, index) for index in places]
+        indices = indices[-1:]
+    answers = [answer_of(messages, index) for index in indices]
     whole = render(messages)
     is_one = all(
         whole.startswith(text[:end] + added * tokenizer.eos_token)
         or (whole.startswith(text[:end]) and index == len(messages) - 1)
-        for index, (text, _, end, added) in zip(places, answers)
+        for index, (text, _, end, added) in zip(indices, answers)
     )
-    if len(answers) == 1 and places[-1] == len(messages) - 1:
+    if len(answers) == 1 and indices[-1] == len(messages) - 1:
         text, start, end, added = answers[0]
         return [coded(text, [(start, end)], added)]
     if not is_one:  # the template treats the last turn apart: each answer under its own prompt
@@ -183,25 +183,25 @@ def coded(text, spans, added):
     """A token that overlaps a span is counted."""
 
     def tokens_of(cuts):
-        ids, places = [], []
+        ids, offsets = [], []
         for first, last in zip([0, *cuts], [*cuts, len(text)]):
             part = tokenizer(
                 text[first:last], add_special_tokens=False, return_offsets_mapping=True
             )
             ids += part["input_ids"]
-            places += [(start + first, end + first) for start, end in part["offset_mapping"]]
-        return ids, places
+            offsets += [(start + first, end + first) for start, end in part["offset_mapping"]]
+        return ids, offsets
 
-    ids, places = tokens_of([])
+    ids, offsets = tokens_of([])
     cuts = [  # where a token holds an answer's beginning and words in front of it
         begin
         for begin, _ in spans
-        if any(start < begin < end and text[start:begin].strip() for start, end in places)
+        if any(start < begin < end and text[start:begin].strip() for start, end in offsets)
     ]
     if cuts:
-        ids, places = tokens_of(cuts)
+        ids, offsets = tokens_of(cuts)
     labels, special = [], set(tokenizer.all_special_ids)
-    for token, (start, end) in zip(ids, places):
+    for token, (start, end) in zip(ids, offsets):
         counts = any(
             begin <= start < stop or (start < begin < end and token not in special)
             for begin, stop in spans

@@ -70,9 +70,9 @@ def collate(rows):
         key: torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in rows])
         for key, fill in pad.items()
     }
-    places = [row.get("positions", [*range(len(row["input_ids"]))]) for row in rows]
-    places = [row + [*range(row[-1] + 1, row[-1] + 1 + width - len(row))] for row in places]
-    return batch | {"position_ids": torch.tensor(places)}
+    positions = [row.get("positions", [*range(len(row["input_ids"]))]) for row in rows]
+    positions = [row + [*range(row[-1] + 1, row[-1] + 1 + width - len(row))] for row in positions]
+    return batch | {"position_ids": torch.tensor(positions)}
 
 
 @functools.lru_cache(2)
@@ -85,8 +85,8 @@ def order(epoch):
 def batches_of(step):
     """The micro-batches of a step, from 1 on: epoch after epoch, each in an order of its own."""
     first = (step - 1) * BATCH_SIZE * ACCUMULATION
-    places = range(first, min(first + BATCH_SIZE * ACCUMULATION, LAST))
-    chosen = [rows[order(index // len(rows))[index % len(rows)]] for index in places]
+    indices = range(first, min(first + BATCH_SIZE * ACCUMULATION, LAST))
+    chosen = [rows[order(index // len(rows))[index % len(rows)]] for index in indices]
     return [collate(chosen[i : i + BATCH_SIZE]) for i in range(0, len(chosen), BATCH_SIZE)]
 
 

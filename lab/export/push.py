@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from lab.data import template_lock
 from lab.errors import LabError
 from lab.export import exports
 from lab.hub import credentials, repository, upload
+from lab.hub.upload import UploadedCommit
 from lab.models import catalog
 from lab.paths import RunDir
 from lab.schema import quote
@@ -122,18 +122,16 @@ def push(
     run: RunDir,
     request: Mapping[str, Any],
     tell: Callable[[str], object] = lambda phase: None,
-) -> dict[str, Any]:
-    """Upload in this process, as `start` has asked for; the UploadedCommit. Raises LabError."""
+) -> UploadedCommit:
+    """Upload in this process, as `start` has asked for. Raises LabError."""
     tell("reading the files")
-    files = contents(run, str(request["what"]))
-    commit = upload.upload(
+    return upload.upload(
         str(request["name"]),
-        files,
+        contents(run, str(request["what"])),
         private=bool(request["private"]),
         update=bool(request["update"]),
         tell=tell,
     )
-    return dataclasses.asdict(commit)
 
 
 def make(run: RunDir) -> int:

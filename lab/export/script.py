@@ -81,14 +81,14 @@ records = list(records)[:{max_examples}]
 if len({{format_of(row)[0] == "text" for row in records}}) > 1:
     refuse("chats and plain text in one file")
 examples = [encode(row) for row in records]
-places = list(range(len(examples)))
-random.Random(f"finetune-lab held-out rows {{len(places)}}").shuffle(places)
-held = min(len(places) - 1, max(1, round(len(places) * {eval_fraction}))) if {eval_fraction} else 0
-held_places = set(places[:held])
+shuffled, count = list(range(len(examples))), len(examples)
+random.Random(f"finetune-lab held-out rows {{count}}").shuffle(shuffled)
+num_held_out = min(count - 1, max(1, round(count * {eval_fraction}))) if {eval_fraction} else 0
+held_out_indices = set(shuffled[:num_held_out])
 rows, held_out = [], []
 for index, parts in enumerate(examples):
     useful = [part for part in parts if any(label != -100 for label in part["labels"][1:])]
-    (held_out if index in held_places else rows).extend(useful)
+    (held_out if index in held_out_indices else rows).extend(useful)
 {packed}
 '''
 

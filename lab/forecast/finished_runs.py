@@ -34,7 +34,7 @@ def with_reached(device: TargetDevice) -> TargetDevice:
     gpus = host.gpus()
     share, is_measured, runs = DEFAULT_MFU, False, list[FinishedRun]()
     if device.on_gpu and gpus:
-        known = gpu_table.known(host.largest(gpus)["name"])
+        known = gpu_table.known(host.largest(gpus).name)
         runs = _finished("cuda")
         flops = known.flops if known else device.flops
         share, is_measured = reached(runs, flops)

@@ -40,15 +40,15 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
 
     config = model.config
     everything = list(model.parameters())
-    own = [weight for weight in everything if weight.requires_grad]
+    trainable = [weight for weight in everything if weight.requires_grad]
     rule = optimizers.get(spec.train.optimizer)
-    trained = [weight.numel() * weight.element_size() for weight in own]
-    copied = sum(4 * weight.numel() for weight in own if weight.element_size() < 4)
+    trained = [weight.numel() * weight.element_size() for weight in trainable]
+    copied = sum(4 * weight.numel() for weight in trainable if weight.element_size() < 4)
     if not optimizers.uses_master_weights(methods.get(spec.method["name"]), spec.train):
         copied = 0
     return ModelSizes(
         parameters=sum(weight.numel() for weight in everything),
-        trainable=sum(weight.numel() for weight in own),
+        trainable=sum(weight.numel() for weight in trainable),
         weights=sum(stored_bytes(weight, quantised) for weight in everything),
         trainable_bytes=sum(trained),
         gradient_bytes=max(trained, default=0) if rule.in_backward else sum(trained),
@@ -56,12 +56,12 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
             rule.state_bytes(
                 tuple(weight.shape), 4 if copied else weight.element_size(), spec.train.momentum
             )
-            for weight in own
+            for weight in trainable
         )
         + copied,
         # gradients of the copies, and what a rule needs beside
         update_bytes=copied
-        + rule.update_workspace_bytes * max((weight.numel() for weight in own), default=0),
+        + rule.update_workspace_bytes * max((weight.numel() for weight in trainable), default=0),
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
         layers=config.num_hidden_layers,

@@ -115,8 +115,12 @@ def batch_of(spec: RunSpec, options: TraceOptions) -> Batch:
     if options.rows is None:
         return Batch(spec.train.batch_size, spec.data.max_length, options.packed)
     passes = options.rows.passes(spec)
-    train, held = passes.largest, passes.held_out
-    held_out = Batch(held.rows, held.length, False, held.counted) if held else Batch(0, 0)
+    train, evaluation = passes.largest, passes.held_out
+    held_out = (
+        Batch(evaluation.rows, evaluation.length, False, evaluation.counted)
+        if evaluation
+        else Batch(0, 0)
+    )
     return Batch(train.rows, train.length, train.packed, train.counted, held_out)
 
 
@@ -139,13 +143,13 @@ def outline_for_any_rows(
     from lab.forecast.outline import at_rows
     from lab.train.loss import CHUNK_ELEMENTS
 
-    own, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
+    batch_size, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
     ends = (most // 2, most) if most > 1 else (1, 2)
-    least = batch_of(_with_rows(spec, min(own, ends[0])), options)
+    least = batch_of(_with_rows(spec, min(batch_size, ends[0])), options)
     tokens = least.rows * least.length if least.counted is None else least.counted
     few = max(FEW_TOKENS, 2 * chunk if loss_kind(config, spec) == "fused" else 0)
-    if own == 1 or tokens <= few:
-        ends = (own, own)
+    if batch_size == 1 or tokens <= few:
+        ends = (batch_size, batch_size)
     outlines = []
     for rows in sorted(set(ends)):
         try:
@@ -153,7 +157,7 @@ def outline_for_any_rows(
         except Exception:  # `predict_memory` meets it again, and tells it
             return None
         outlines.append((rows, short))
-    return at_rows(outlines[0], outlines[1], own) if len(outlines) > 1 else outlines[0][1]
+    return at_rows(outlines[0], outlines[1], batch_size) if len(outlines) > 1 else outlines[0][1]
 
 
 def _with_rows(spec: RunSpec, rows: int) -> RunSpec:

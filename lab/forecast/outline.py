@@ -142,12 +142,12 @@ def _parts(log: Log) -> dict[str, Part]:
         sums[segment] += event.size
         part = parts.setdefault(segment, Part())
         if sums[segment] > part.top_bytes:
-            top, own = dict(net[segment]), dict(of_layers[segment])
+            top, by_layer = dict(net[segment]), dict(of_layers[segment])
             part = parts[segment] = replace(
-                part, top=top, top_bytes=sums[segment], top_of=own,
+                part, top=top, top_bytes=sums[segment], top_of=by_layer,
                 operation=event.operation, module=event.module,
             )  # fmt: skip
-            if not own:
+            if not by_layer:
                 parts[segment] = replace(part, early=top)
     return {
         segment: replace(
@@ -159,30 +159,30 @@ def _parts(log: Log) -> dict[str, Part]:
 
 def whole_step(short: Outline, sizes: ModelSizes, gradient_accumulation_steps: int = 1) -> Trace:
     """The peaks of a step of the whole model, whose weights, state and gradients are `sizes`."""
-    places = range(len(short.stands_for))
+    layers = range(len(short.stands_for))
     overhead = short.unused + short.left
     if short.layers:
-        overhead += short.unused_of_layers * (len(places) - short.layers) // short.layers
+        overhead += short.unused_of_layers * (len(layers) - short.layers) // short.layers
     rest = {"weights": sizes.weights, "optimizer": sizes.optimizer_bytes}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)
     if gradient_accumulation_steps > 1:
         # those of earlier passes; the short model's come with its own part
-        own = short.parts["forward.before"].net.get("gradients", 0)
-        walk.add("gradients", sizes.gradient_bytes - own)
-        walk.adds_gradients = own > 0
+        short_gradients = short.parts["forward.before"].net.get("gradients", 0)
+        walk.add("gradients", sizes.gradient_bytes - short_gradients)
+        walk.adds_gradients = short_gradients > 0
     walk.go("forward.before")
-    walk.through_layers("forward", places)
+    walk.through_layers("forward", layers)
     walk.go("forward.after")
     walk.go("backward.after")
-    walk.through_layers("backward", reversed(places))
+    walk.through_layers("backward", reversed(layers))
     walk.go("backward.before")
     update = {**rest, "gradients": sizes.gradient_bytes, "activations": sizes.update_bytes}
     total = sum(update.values())
     peaks["optimizer"] = Peak(total, update, counted=total + overhead)
     walk = _Walk(short, peaks, rest, overhead)
     walk.go("evaluate.before")
-    walk.through_layers("evaluate", places)
+    walk.through_layers("evaluate", layers)
     walk.go("evaluate.after")
     launches = launches_of_step(repeated(short.launches, short.stands_for))
     return Trace(peaks, None, launches)
@@ -211,8 +211,8 @@ class _Walk:
         sizes = by_layer | {self.short.layers - 2: by_layer.get(0, 0)}
         return sum(self.others.get(layer, 0) * size for layer, size in sizes.items())
 
-    def through_layers(self, phase: str, places: Iterable[int]) -> None:
-        for index in places:
+    def through_layers(self, phase: str, layers: Iterable[int]) -> None:
+        for index in layers:
             stand = self.short.stands_for[index]
             self.go(f"{phase}{LAYER}{stand}", f"{phase}{LAYER}{index}", f".{stand}", f".{index}")
 

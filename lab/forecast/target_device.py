@@ -64,11 +64,11 @@ def this_machine(*, on_gpu: bool, all_memory: bool = False) -> TargetDevice:
     if not gpus:
         return _this_processor(None, all_memory=all_memory)
     gpu = host.largest(gpus)
-    known = gpu_table.known(gpu["name"])
+    known = gpu_table.known(gpu.name)
     context = known.context_bytes if known else CONTEXT_BYTES
     return TargetDevice(
         True,
-        gpu["memory_bytes"] - context if all_memory else gpu["free_bytes"],
+        gpu.memory_bytes - context if all_memory else gpu.free_bytes,
         known.has_bf16 if known else _has_bf16(),
         context,
         known.flops if known else USUAL_FLOPS,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lab import formatting, paths
-from lab.errors import LabError, of_the_disk
+from lab.errors import LabError, refusal_of
 from lab.hub import repository, settings
 from lab.hub.repository import RemoteFile, Repository
 
@@ -101,11 +101,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        known = of_the_disk(error)
-        if known is None:
-            raise
+        says = refusal_of(error).message.rstrip(".")
         raise LabError(
-            f"{known.message.rstrip('.')}, while files of the Hub were written to '{folder}'.",
+            f"{says}, while files of the Hub were written to '{folder}'.",
             "Free some room there, or set HF_HOME to a folder on another disk; what has come is "
             "kept and gone on with.",
         ) from None

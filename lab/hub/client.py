@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lab import __version__, stages
+from lab.errors import first_line
 from lab.hub import credentials, settings
 from lab.hub.problems import HubError, HubUnreachable, no_hub, refusal, unreachable
 
@@ -49,7 +50,7 @@ def client(subject: str) -> Any:
                 ) from None
             except (ValueError, httpx2.InvalidURL, ImportError) as error:
                 raise unreachable(
-                    subject, f"the proxy's address: {_words(error)}", kind="proxy"
+                    subject, f"the proxy's address: {first_line(error)}", kind="proxy"
                 ) from None
         return _clients[key]
 
@@ -74,9 +75,9 @@ def stream(
     if token is not None:
         sent["Authorization"] = f"Bearer {token.value}"
     limits = httpx2.Timeout(read_s, connect=min(settings.CONNECT_S, read_s))
-    own = client(subject)
+    http = client(subject)
     try:
-        with own.stream("GET", url, headers=sent, params=params, timeout=limits) as response:
+        with http.stream("GET", url, headers=sent, params=params, timeout=limits) as response:
             if response.status_code >= 400:
                 body = b""
                 with contextlib.suppress(httpx2.HTTPError):
@@ -87,14 +88,16 @@ def stream(
                 raise no_hub(subject, host())
             yield response
     except httpx2.ProxyError as error:
-        raise unreachable(subject, f"the proxy refuses: {_words(error)}", kind="proxy") from None
+        raise unreachable(
+            subject, f"the proxy refuses: {first_line(error)}", kind="proxy"
+        ) from None
     except httpx2.TimeoutException:
         raise unreachable(
             subject, f"{host()} did not answer within {read_s:g} s", kind="timeout"
         ) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, ssl.SSLError) as error:
         kind = "certificate" if "CERTIFICATE_VERIFY_FAILED" in str(error) else "network"
-        raise unreachable(subject, f"{host()}: {_words(error)}", kind=kind) from None
+        raise unreachable(subject, f"{host()}: {first_line(error)}", kind=kind) from None
 
 
 def get(
@@ -177,12 +180,3 @@ def get_json(
 
 def host() -> str:
     return urlsplit(settings.endpoint()).netloc
-
-
-def _words(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def forget_outage() -> None:
-    """Ask the Hub again at the next question, whatever happened before."""
-    _down.clear()

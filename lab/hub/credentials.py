@@ -80,8 +80,8 @@ def current() -> HubToken | None:
     for name in VARIABLES:
         if value := os.environ.get(name, "").strip():
             return HubToken(value, f"the token in {name}")
-    given = os.environ.get("HF_TOKEN_PATH")
-    file = Path(given).expanduser() if given else settings.hf_home() / "token"
+    token_path = os.environ.get("HF_TOKEN_PATH")
+    file = Path(token_path).expanduser() if token_path else settings.hf_home() / "token"
     try:
         value = file.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

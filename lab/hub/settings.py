@@ -64,8 +64,8 @@ def adopt(network: dict[str, Any]) -> None:
 
 def cache_folder() -> Path:
     """Where models of the Hub are kept, for all programs of this account."""
-    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return _expanded(given) if given else hf_home() / "hub"
+    folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expanded(folder) if folder else hf_home() / "hub"
 
 
 def hf_home() -> Path:

@@ -150,9 +150,9 @@ def _verified(files: Mapping[str, Path | bytes], listed: list[Any], subject: str
     for path, content in files.items():
         entry = there.get(path)
         lfs = getattr(entry, "lfs", None)
-        own = _digest(content, "sha256" if lfs else "sha1")
+        local_hash = _digest(content, "sha256" if lfs else "sha1")
         theirs = lfs.sha256 if lfs else getattr(entry, "blob_id", "")
-        if own != theirs:
+        if local_hash != theirs:
             raise LabError(
                 f"{subject}: {path} does not lie on the Hub as it lies here.",
                 "Upload it again with --update.",

@@ -125,9 +125,9 @@ def selected(model: Any, config: FullConfig) -> dict[str, Any]:
     chosen = dict(model.named_parameters())
     if config.train_layers != "all":
         prefix, layers = decoder_layers(model)
-        places = parse_layers(config.train_layers, len(layers))
-        starts = tuple(f"{prefix}.{index}." for index in places)
-        above = _above(model) if places[-1] == len(layers) - 1 else set()
+        indices = parse_layers(config.train_layers, len(layers))
+        starts = tuple(f"{prefix}.{index}." for index in indices)
+        above = _above(model) if indices[-1] == len(layers) - 1 else set()
         chosen = {
             name: weight
             for name, weight in chosen.items()

@@ -155,9 +155,9 @@ def _open_next(model: Any, config: ProgressiveConfig, num_layers: int) -> None:
         _open(model, min(num_layers, most))
 
 
-def _open(model: Any, number: int) -> None:
+def _open(model: Any, num_layers: int) -> None:
     """Let the top `number` layers train."""
     count = len(decoder_layers(model)[1])
-    number = min(number, count)
-    unfreeze_layers(model, range(count - number, count))
-    model.progress.opened = number
+    num_layers = min(num_layers, count)
+    unfreeze_layers(model, range(count - num_layers, count))
+    model.progress.opened = num_layers

@@ -50,9 +50,9 @@ def room_for_answer(prompt_tokens: int, length: int | None, name: str, virtual: 
         return 1 << 30
     if prompt_tokens < length:
         return length - prompt_tokens
-    own = f" beside its {virtual:,} virtual tokens" if virtual else ""
+    beside = f" beside its {virtual:,} virtual tokens" if virtual else ""
     raise PromptTooLong(
-        f"The prompt has {prompt_tokens:,} tokens, and {quote(name)} reads {length:,}{own}, the "
+        f"The prompt has {prompt_tokens:,} tokens, and {quote(name)} reads {length:,}{beside}, the "
         "answer included.",
         "Shorten the prompt, or begin a new chat.",
     )

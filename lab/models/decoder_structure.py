@@ -100,8 +100,10 @@ def parse_layers(text: str, count: int) -> list[int]:
         return list(range(count))
     if len(words) == 2 and words[0] in ("last", "first") and words[1].isascii():
         if words[1].isdecimal() and 1 <= int(words[1]) <= count:
-            number = int(words[1])
-            return list(range(count - number, count) if words[0] == "last" else range(number))
+            num_layers = int(words[1])
+            return list(
+                range(count - num_layers, count) if words[0] == "last" else range(num_layers)
+            )
     elif len(words) == 1:
         ends = words[0].split("-")
         if len(ends) <= 2 and all(end.isascii() and end.isdecimal() for end in ends):

@@ -98,9 +98,11 @@ def check_adapter(names: Collection[str], name: str) -> None:
         )
     if ADAPTER_WEIGHTS not in names:
         pickles = sorted(file for file in names if PICKLE.fullmatch(file))
-        held = f"only {quote(pickles[0])}, a format that can run code" if pickles else "no weights"
+        content = (
+            f"only {quote(pickles[0])}, a format that can run code" if pickles else "no weights"
+        )
         raise LabError(
-            f"The adapter '{quote(name)}' has no {ADAPTER_WEIGHTS}: it holds {held}.",
+            f"The adapter '{quote(name)}' has no {ADAPTER_WEIGHTS}: it holds {content}.",
             "Choose a revision with safetensors, or convert it with PEFT's save_pretrained.",
         )
 

@@ -221,11 +221,11 @@ def _check_generation(folder: Path, name: str) -> None:
         return
     config = read_json(file)
     ids = [
-        number
+        token_id
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-        for number in _listed((config if isinstance(config, dict) else {}).get(key))
+        for token_id in _listed((config if isinstance(config, dict) else {}).get(key))
     ]
-    if not isinstance(config, dict) or not all(type(number) is int for number in ids):
+    if not isinstance(config, dict) or not all(type(token_id) is int for token_id in ids):
         raise LabError(
             f"{file.name} of '{quote(name)}' is not an object with numbers as token ids.",
             "Correct it, or remove it: the model's config is enough.",

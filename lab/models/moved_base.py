@@ -42,9 +42,9 @@ def model_of(model_id: str, recorded: Any) -> str:
 def _candidates(gone: Path) -> Iterator[Path]:
     """Folders with weights, those of the old name first."""
     named = [Path(str((read_object(run.spec) or {}).get("model", ""))) for run in paths.all_runs()]
-    places = [*_inside(gone.parent), *_inside(paths.models()), *named]
+    folders = [*_inside(gone.parent), *_inside(paths.models()), *named]
     seen: set[Path] = set()
-    for folder in sorted(places, key=lambda candidate: candidate.name != gone.name):
+    for folder in sorted(folders, key=lambda candidate: candidate.name != gone.name):
         with contextlib.suppress(OSError, ValueError):
             if folder.is_absolute() and folder not in seen and any(folder.glob("*.safetensors")):
                 seen.add(folder)

@@ -80,8 +80,8 @@ class Asking:
 class Request:
     """One request under way."""
 
-    def __init__(self, planner: Planner, number: int) -> None:
-        self.id = number
+    def __init__(self, planner: Planner, request_id: int) -> None:
+        self.id = request_id
         self._planner = planner
         self._reply: dict[str, Any] = {}
         self._is_answered = threading.Event()
@@ -206,13 +206,13 @@ class Planner:
             "PWD": os.getcwd(),
         }
         token = credentials.current()
-        own = {
+        context = {
             "where": where,
             "network": settings.passed_on(),
             "token": token.to_json() if token else None,
         }
         try:
-            text = json.dumps(request | own)
+            text = json.dumps(request | context)
         except (RecursionError, TypeError, ValueError) as error:
             raise LabError(
                 f"The settings cannot be sent to the planner: {error}.",
@@ -254,14 +254,14 @@ class Planner:
         self._end()
         errors = tempfile.TemporaryFile()
         # NVML counts the GPUs: CUDA's own count would start CUDA, which does not survive a fork
-        own = {"TOKENIZERS_PARALLELISM": "false", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+        variables = {"TOKENIZERS_PARALLELISM": "false", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", self._module],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=credentials.without_tokens(os.environ) | own | settings.for_children(),
+            env=credentials.without_tokens(os.environ) | variables | settings.for_children(),
         )
         # The pipe is always drained, so that the planner can never hang on it.
         threading.Thread(target=self._drain, args=(self._process, errors), daemon=True).start()
@@ -278,9 +278,11 @@ class Planner:
         assert process.stdout is not None
         for line in process.stdout:
             reply = _reply(line)
-            number = reply.get("id")
+            request_id = reply.get("id")
             with self._lock:
-                request = self._requests.pop(number, None) if isinstance(number, int) else None
+                request = (
+                    self._requests.pop(request_id, None) if isinstance(request_id, int) else None
+                )
             if request is not None:
                 request._settle(reply)
         with self._lock:

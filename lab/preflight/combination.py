@@ -52,8 +52,8 @@ def _of_length(spec: RunSpec, base: BaseModel, wrong: set[str]) -> list[Problem]
     before = 0 if is_method_wrong(wrong) else method.virtual_tokens(spec.method_config)[0]
     if spec.data.max_length + before <= longest:
         return []
-    own = f"; {before:,} are the method's" if before else ""
-    message = f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens{own}."
+    virtual = f"; {before:,} are the method's" if before else ""
+    message = f"is {spec.data.max_length:,}; the model reads at most {longest:,} tokens{virtual}."
     return [Problem("data.max_length", message)]
 
 

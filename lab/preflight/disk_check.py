@@ -16,7 +16,7 @@ def problems(forecast: Forecast) -> list[Problem]:
     """What keeps the run from being written: its own files in LAB_HOME, and what it has to download
     first, in the cache of the hub. Where both are on one disk, both count."""
     still = forecast.download
-    home, own = _existing(paths.home()), forecast.disk.total if forecast.disk else 0
+    home, needed = _existing(paths.home()), forecast.disk.total if forecast.disk else 0
     fetched, cache = (still.bytes, Path(still.folder)) if still else (0, home)
     is_one_disk = _existing(cache).stat().st_dev == home.stat().st_dev
     room = max(0, shutil.disk_usage(_existing(cache)).free - DISK_RESERVE)
@@ -31,13 +31,13 @@ def problems(forecast: Forecast) -> list[Problem]:
         ]
     room = max(0, shutil.disk_usage(home).free - DISK_RESERVE)
     beside = fetched if is_one_disk else 0
-    if own + beside > room:
+    if needed + beside > room:
         more = f" beside {formatting.size(beside)} to download" if beside else ""
         return [
             Problem(
                 "train.save_steps",
-                f"not enough disk: the run may need {own / 1e9:.2f} GB in {paths.home()}{more}, "
-                f"{room / 1e9:.2f} GB are free. Lower train.keep_best and train.keep_last, set "
+                f"not enough disk: the run may need {needed / 1e9:.2f} GB in {paths.home()}{more}"
+                f", {room / 1e9:.2f} GB are free. Lower train.keep_best and train.keep_last, set "
                 "train.save_steps to 0, or free some room.",
             )
         ]

@@ -7,7 +7,6 @@ loss on the held-out rows before and after, are measured.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,7 +148,7 @@ def start(run: RunDir, energy: float) -> None:
 def work(run: RunDir) -> int:
     """What that process does; its exit code."""
 
-    def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
-        return dataclasses.asdict(convert(run, float(request.get("energy", ENERGY)), tell))
+    def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> Conversion:
+        return convert(run, float(request.get("energy", ENERGY)), tell)
 
     return background_job.work(job_file(run), make)

@@ -161,11 +161,11 @@ def work(run: RunDir, other: RunDir | None = None) -> int:
     """What the process does; its exit code."""
     import os
 
-    file, own = file_of(run, other), process.identity(os.getpid()) or {}
+    file, worker = file_of(run, other), process.identity(os.getpid()) or {}
     paths.make_folder(file.parent)
     try:
         report = measure(
-            run, other, tell=lambda phase, done: _write(file, RankProgress(phase, done, "", own))
+            run, other, tell=lambda phase, done: _write(file, RankProgress(phase, done, "", worker))
         )
     except LabError as error:
         _write(file, RankProgress(error=str(error)))

@@ -8,9 +8,8 @@ are; loss and forgetting of both are measured, because which of the two weighs m
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +155,4 @@ def start(run: RunDir) -> None:
 
 def work(run: RunDir) -> int:
     """What that process does; its exit code."""
-
-    def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
-        return dataclasses.asdict(repair(run, tell))
-
-    return background_job.work(job_file(run), make)
+    return background_job.work(job_file(run), lambda request, tell: repair(run, tell))

@@ -18,8 +18,8 @@ def held_bytes(*, on_gpu: bool) -> int:
     if not process.is_alive(record):
         return 0
     pid = int(record["pid"])
-    held = host.gpu_bytes_of([pid]) if on_gpu else resident_bytes(pid)
-    return held if held > SMALL else 0
+    used = host.gpu_bytes_of([pid]) if on_gpu else resident_bytes(pid)
+    return used if used > SMALL else 0
 
 
 def resident_bytes(pid: Any) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.atomic_files import number, read_object, remove_tree, size_of, write_json
 from lab.errors import LabError
@@ -37,16 +37,24 @@ def pinned(run: RunDir) -> frozenset[int]:
     return frozenset(step for step in steps if isinstance(step, int) and number(step) is not None)
 
 
-def table(run: RunDir) -> list[dict[str, Any]]:
-    """Each checkpoint's step, bytes, evaluation loss, and whether it is pinned."""
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    step: int
+    bytes: int
+    eval_loss: float | None
+    pinned: bool
+
+
+def table(run: RunDir) -> list[SavedCheckpoint]:
+    """Every checkpoint of a run, the first first."""
     pins = pinned(run)
     return [
-        {
-            "step": step_of(path),
-            "bytes": size_of(path),
-            "eval_loss": number((read_object(path / "state.json") or {}).get("eval_loss")),
-            "pinned": step_of(path) in pins,
-        }
+        SavedCheckpoint(
+            step_of(path),
+            size_of(path),
+            number((read_object(path / "state.json") or {}).get("eval_loss")),
+            step_of(path) in pins,
+        )
         for path in listing(run.checkpoints)
     ]
 

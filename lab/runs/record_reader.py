@@ -45,11 +45,11 @@ def continuous(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]
     history: list[dict[str, Any]] = []
     attempt = 0
     for record in records:
-        step, number = record.get("step"), record.get("attempt", 1)
+        step, record_attempt = record.get("step"), record.get("attempt", 1)
         if record.get("kind") != kind or not is_number(step):
             continue
-        if is_number(number) and number > attempt:
-            attempt = number
+        if is_number(record_attempt) and record_attempt > attempt:
+            attempt = record_attempt
             while history and history[-1]["step"] >= step:
                 history.pop()
         history.append(record)

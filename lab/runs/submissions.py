@@ -27,9 +27,9 @@ def new() -> str:
     return secrets.token_hex(6)
 
 
-def further(ticket: str, number: int) -> str:
+def further(ticket: str, position: int) -> str:
     """The ticket of another run of the same submission."""
-    return hashlib.sha256(f"{ticket} {number}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{ticket} {position}".encode()).hexdigest()[:12]
 
 
 def run_of(ticket: str) -> RunDir | None:

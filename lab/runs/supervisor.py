@@ -91,13 +91,13 @@ class Supervisor:
         gpu, free = room_for_a_run(running)
         if needed <= free:
             return ""
-        held = chat_memory.held_bytes(on_gpu=gpu is not None)
-        if not running and not 0 < needed - free <= held:
+        chat_bytes = chat_memory.held_bytes(on_gpu=gpu is not None)
+        if not running and not 0 < needed - free <= chat_bytes:
             return ""  # nobody here can make room: the prediction was looked at when it was checked
         amounts = (
             f"needs about {(needed - RESERVE_BYTES) / 1e9:.1f} GB, {max(free, 0) / 1e9:.1f} GB free"
         )
-        chat = f", and {chat_memory.HOLDS} {held / 1e9:.1f} GB" if held else ""
+        chat = f", and {chat_memory.HOLDS} {chat_bytes / 1e9:.1f} GB" if chat_bytes else ""
         return f"Waiting for memory: {amounts}{chat}."
 
     def _start(self, run: RunDir, gpu: str | None) -> None:
@@ -169,9 +169,9 @@ def room_for_a_run(running: list[RunDir]) -> tuple[str | None, float]:
     if not gpus:
         import psutil
 
-        own = float(psutil.virtual_memory().available)
-        return None, own - sum(_unallocated_bytes(run, on_gpu=False) for run in running)
-    rooms = {str(gpu["uuid"]): float(gpu["free_bytes"]) for gpu in gpus}
+        available = float(psutil.virtual_memory().available)
+        return None, available - sum(_unallocated_bytes(run, on_gpu=False) for run in running)
+    rooms = {gpu.uuid: float(gpu.free_bytes) for gpu in gpus}
     for run in running:
         used = (read_object(run.process) or {}).get("gpu")
         if used in rooms:  # else it is on a device that is not ours to give

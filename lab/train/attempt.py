@@ -290,7 +290,7 @@ class Attempt:
         )
         self.memory.end_phase("evaluate")
         attempt = self.telemetry.attempt
-        held_out_file.write_rows(self.run, attempt, data.figures["held_out_hash"], data.held_out)
+        held_out_file.write_rows(self.run, attempt, data.figures.held_out_hash, data.held_out)
         held_out_file.write_losses(self.run, attempt, 0, losses.sums, of="base")
         self.telemetry.metric(
             "eval",

@@ -99,7 +99,7 @@ def generate(
 
 def _answer(tokenizer: Any, row: list[int], ends: set[int]) -> GreedyAnswer:
     """What follows the first token that ends an answer is padding."""
-    at = next((place for place, token in enumerate(row) if token in ends), None)
+    at = next((index for index, token in enumerate(row) if token in ends), None)
     text = tokenizer.decode(row if at is None else row[:at], skip_special_tokens=True)
     return GreedyAnswer(text.strip(), len(row) if at is None else at, at is not None)
 

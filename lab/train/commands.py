@@ -38,8 +38,8 @@ class Commands:
     def heard(self) -> Iterator[None]:
         """Within, SIGTERM means stop, and the main thread can be interrupted."""
         before = {
-            number: signal.signal(number, answer)
-            for number, answer in (
+            signum: signal.signal(signum, answer)
+            for signum, answer in (
                 (signal.SIGTERM, self._on_term),
                 (signal.SIGUSR1, self._on_interrupt),
             )
@@ -48,8 +48,8 @@ class Commands:
             yield
         finally:
             self.interrupting = NEVER
-            for number, answer in before.items():
-                signal.signal(number, answer)
+            for signum, answer in before.items():
+                signal.signal(signum, answer)
 
     def look(self) -> str | None:
         """The most urgent command, or None."""

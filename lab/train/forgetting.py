@@ -113,7 +113,7 @@ class Likelihood:
     TOP likeliest tokens there, (N, TOP) ids and log-probabilities. `tokens`: how many of them each
     chat has."""
 
-    own: Any
+    log_probs: Any
     top: Any
     top_ids: Any
     tokens: tuple[int, ...] = ()
@@ -121,7 +121,7 @@ class Likelihood:
     def first(self, chats: int) -> Likelihood:
         """Of the first `chats` chats only."""
         count = sum(self.tokens[:chats])
-        columns = (self.own[:count], self.top[:count], self.top_ids[:count])
+        columns = (self.log_probs[:count], self.top[:count], self.top_ids[:count])
         return Likelihood(*columns, self.tokens[:chats])
 
 
@@ -155,9 +155,9 @@ def likelihood(
             likelihoods = log.gather(1, targets[:, None])[:, 0]
             parts.append((likelihoods.cpu(), there.cpu(), ids.cpu()))
             after_batch()
-    own, top, ids = (torch.cat(column) for column in zip(*parts, strict=True))
+    log_probs, top, ids = (torch.cat(column) for column in zip(*parts, strict=True))
     rows = single_rows(sequences)
-    return Likelihood(own, top, ids, tuple(rows[index].targets for index in range(len(rows))))
+    return Likelihood(log_probs, top, ids, tuple(rows[index].targets for index in range(len(rows))))
 
 
 def _sequences(tokenizer: Any, file: Path, length: int) -> list[Any]:
@@ -189,7 +189,7 @@ def _logits(model: Any, tokenizer: Any, sequences: list[Any]) -> Iterator[tuple[
 def compare(base: Likelihood, tuned: Likelihood) -> dict[str, float]:
     """{"probe/loss", "probe/base_loss", "probe/rise", "probe/kl"} in nats a token; and, where the
     chats are known, their number and half of the 95 % intervals of rise and KL."""
-    before, after = -float(base.own.mean()), -float(tuned.own.mean())
+    before, after = -float(base.log_probs.mean()), -float(tuned.log_probs.mean())
     divergence_N = _divergence(base, tuned)
     figures = {
         "probe/loss": after,
@@ -198,7 +198,7 @@ def compare(base: Likelihood, tuned: Likelihood) -> dict[str, float]:
         "probe/kl": float(divergence_N.mean()),
     }
     if base.tokens:
-        rises = _by_chat(base.own - tuned.own, base.tokens)
+        rises = _by_chat(base.log_probs - tuned.log_probs, base.tokens)
         figures["probe/rise_half"] = resampled_half(rises, base.tokens)
         figures["probe/kl_half"] = resampled_half(_by_chat(divergence_N, base.tokens), base.tokens)
         figures["probe/chats"] = len(base.tokens)
@@ -231,6 +231,6 @@ def resampled_half(sums: Sequence[float], tokens: Sequence[int]) -> float:
 
 def most_lost(base: Likelihood, tuned: Likelihood, count: int) -> list[tuple[int, float]]:
     """(place, rise in nats a token) of the chats whose answers have become least likely."""
-    rises = _by_chat(base.own - tuned.own, base.tokens)
+    rises = _by_chat(base.log_probs - tuned.log_probs, base.tokens)
     means = [(position, rise / base.tokens[position]) for position, rise in enumerate(rises)]
     return sorted(means, key=lambda item: -item[1])[:count]

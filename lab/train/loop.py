@@ -68,7 +68,7 @@ def step(
     optimizer: Any,
     batches: Sequence[Batch],
     config: StepConfig,
-    number: int,
+    step_number: int,
     lr_multiplier: float = 1.0,
     end_phase: Callable[[str], object] = lambda phase: None,
 ) -> StepResult:
@@ -95,7 +95,7 @@ def step(
             end_phase("backward")
     grad_norm = _clip(accelerator, bare_model, optimizer, config.max_grad_norm)
     optimizer.step()
-    config.on_optimizer_step(bare_model, number)
+    config.on_optimizer_step(bare_model, step_number)
     optimizer.zero_grad(set_to_none=True)
     end_phase("optimizer")
     return StepResult(accelerator.reduce(torch.stack(losses), "mean"), grad_norm)
@@ -148,9 +148,9 @@ class TrainingLoop:
         for callback in self.callbacks:
             callback.on_train_begin(self)
         while used.step < plan.steps and not self.should_stop:
-            number = used.step + 1
+            step_number = used.step + 1
             multiplier = budget.lr_multiplier(self.train, plan, used)
-            micro_batches = self.batches.sequences(number)
+            micro_batches = self.batches.sequences(step_number)
             tensors = self.batches.tensors(micro_batches, self.accelerator)
             result = step(
                 self.accelerator,
@@ -158,11 +158,11 @@ class TrainingLoop:
                 optimizer,
                 tensors,
                 self.config,
-                number,
+                step_number,
                 multiplier,
                 self.end_phase,
             )
-            self.batches.count(number, micro_batches)
+            self.batches.count(step_number, micro_batches)
             for callback in self.callbacks:
                 callback.on_step_end(self, result)
         for callback in self.callbacks:

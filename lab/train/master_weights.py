@@ -45,11 +45,11 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
             rule, copies = self._rules[group_index]
             rule.param_groups[0]["lr"] = group["lr"]
             pairs = []
-            for number, (weight, copy) in enumerate(zip(group["params"], copies, strict=True)):
+            for index, (weight, copy) in enumerate(zip(group["params"], copies, strict=True)):
                 if weight.grad is None:
                     continue
                 pairs.append((weight, copy))
-                self._sync_master(rule, number, weight, copy)
+                self._sync_master(rule, index, weight, copy)
                 copy.grad = weight.grad.to(copy.dtype)
             rule.step()
             apart = [(weight, copy) for weight, copy in pairs if weight is not copy]

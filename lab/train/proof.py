@@ -215,8 +215,8 @@ def _unused(folder: Path, loaded: Any, method: Method, size: int) -> list[str]:
     if not isinstance(loaded, peft.PeftModel) or not (folder / CONFIG).exists():
         return []  # the lab's own reading holds every name against the model
     state = peft.get_peft_model_state_dict(loaded, save_embedding_layers=False)
-    own = {f"base_model.model.{n}" for n, _ in loaded.get_base_model().named_parameters()}
-    return sorted(set(stored) - set(state) - own)
+    base_names = {f"base_model.model.{n}" for n, _ in loaded.get_base_model().named_parameters()}
+    return sorted(set(stored) - set(state) - base_names)
 
 
 def _zero_rows(folder: Path) -> dict[str, int]:

@@ -34,10 +34,10 @@ class StepBatches:
     pad_token_id: int
     length: int | None = None
 
-    def sequences(self, number: int) -> list[list[TokenSequence]]:
+    def sequences(self, step: int) -> list[list[TokenSequence]]:
         """Those of step `number` (from 1), by micro-batch; the last step may have fewer."""
         per_step = self.batch_size * self.gradient_accumulation_steps
-        start, end = (number - 1) * per_step, min(number * per_step, self.plan.rows)
+        start, end = (step - 1) * per_step, min(step * per_step, self.plan.rows)
         return [
             [self.stream[index] for index in range(first, min(first + self.batch_size, end))]
             for first in range(start, end, self.batch_size)
@@ -61,10 +61,10 @@ class StepBatches:
             tensors.append(send_to_device(batch, accelerator.device, non_blocking=on_gpu))
         return tensors
 
-    def count(self, number: int, micro_batches: Sequence[Sequence[TokenSequence]]) -> None:
+    def count(self, step: int, micro_batches: Sequence[Sequence[TokenSequence]]) -> None:
         """Add step `number` to what is used: the micro-batches of all processes, so that they
         agree without asking each other."""
-        self.used.step = number
+        self.used.step = step
         for sequences in micro_batches:
             self.used.tokens += sum(sequence.tokens for sequence in sequences)
             self.used.loss_tokens += sum(sequence.targets for sequence in sequences)

@@ -27,8 +27,8 @@ def work(run: RunDir) -> int:
 
 def _work(run: RunDir, commands: Commands) -> int:
     process.await_registration(run)
-    number = 1 + sum(1 for _ in run.attempts.glob("*")) if run.attempts.is_dir() else 1
-    telemetry = Telemetry(run, number)
+    attempt_number = 1 + sum(1 for _ in run.attempts.glob("*")) if run.attempts.is_dir() else 1
+    telemetry = Telemetry(run, attempt_number)
     started = time.time()
     summary = TrainingSummary()
     state, message, hint = "failed", "", ""
@@ -71,7 +71,7 @@ def _work(run: RunDir, commands: Commands) -> int:
     finally:
         telemetry.enter_phase("ended")
         telemetry.stop()
-    result = Result(state, message, hint, number, started, time.time(), summary, memory)
+    result = Result(state, message, hint, attempt_number, started, time.time(), summary, memory)
     write_result(run, result)
     return 1 if state == "failed" else 0
 

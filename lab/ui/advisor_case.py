@@ -47,14 +47,14 @@ DEFAULTS: dict[str, Any] = {
 
 def models() -> list[str]:
     """Sizes first, then the models that can be trained here, then the shipped configs."""
-    own = [f"builtin:{model.name}" for model in catalog.BUILT_IN if model.is_ready]
-    return [*SIZES, *own, *(config.id for config in shipped_configs.shipped())]
+    ready = [f"builtin:{model.name}" for model in catalog.BUILT_IN if model.is_ready]
+    return [*SIZES, *ready, *(config.id for config in shipped_configs.shipped())]
 
 
 def default_model() -> str:
     """7B where there is a GPU; without one, what this machine can train."""
-    own = [f"builtin:{model.name}" for model in catalog.BUILT_IN if model.is_ready]
-    return own[0] if own and not host.gpus() else "7B"
+    ready = [f"builtin:{model.name}" for model in catalog.BUILT_IN if model.is_ready]
+    return ready[0] if ready and not host.gpus() else "7B"
 
 
 def model_title(option: str) -> str:

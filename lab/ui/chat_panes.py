@@ -104,8 +104,8 @@ def _first(titles: dict[str, str]) -> list[str]:
     if not results:
         return list(titles)[:1]
     base = _base_of(results[0])
-    own = [name for name in results if _base_of(name) == base][:2]
-    return [name for name in (base, *own) if name in titles]
+    of_base = [name for name in results if _base_of(name) == base][:2]
+    return [name for name in (base, *of_base) if name in titles]
 
 
 def _base_of(name: str) -> str:

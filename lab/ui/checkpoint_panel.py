@@ -64,7 +64,7 @@ def models_of(run: RunDir, step: int | None) -> tuple[str, str]:
     return f"base:{model}", f"run:{run.id}" + ("" if step is None else f"@{step}")
 
 
-def actions(run: RunDir, step: int, place: str) -> None:
+def actions(run: RunDir, step: int, panel: str) -> None:
     """Chat with step N, next to the base; and, where the run did not evaluate there, Measure it."""
     st.page_link(
         links.page("chat"), label=f"Chat with step {step:,}", icon=":material/forum:",
@@ -79,7 +79,7 @@ def actions(run: RunDir, step: int, place: str) -> None:
     if record.state == "failed":
         st.caption(f":material/error: {escape_markdown(record.message)}")
     if record.loss is None and st.button(
-        "Measure it", icon=":material/straighten:", key=f"measure.{place}.{run.id}.{step}",
+        "Measure it", icon=":material/straighten:", key=f"measure.{panel}.{run.id}.{step}",
         help="The loss on the held-out examples of this run, in the background.",
     ):  # fmt: skip
         run_action(lambda: checkpoint_loss.start(run, step))

@@ -102,7 +102,7 @@ def _scores(scored: ScoredSet, shown: list[Contestant]) -> None:
         ]
     st.table(pd.DataFrame(table), border="horizontal", hide_index=True)
     if len(scored.models) > 1:
-        st.caption("The best is marked where the exact test on the rows shows it above all others.")
+        st.caption("The best is marked where a test on the rows shows it above all others.")
         _differences(scored, shown)
     _extremes(scored, shown)
 
@@ -139,36 +139,36 @@ def _differences(scored: ScoredSet, shown: list[Contestant]) -> None:
     headings = [_heading(name, shown) for name in pair]
     st.markdown(apart.in_words(*headings))
     names = [scored_rows.name_of(name, shown, plain_name) for name in pair]
-    for title, places in (
+    for title, indices in (
         (f"Only {names[0]} is right: {len(apart.only_first)}", apart.only_first),
         (f"Only {names[1]} is right: {len(apart.only_second)}", apart.only_second),
     ):
-        if not places:
+        if not indices:
             continue
         st.markdown(f"**{escape_markdown(title)}**")
         st.dataframe(
-            pd.DataFrame(difference_rows(scored, apart, places, names)), hide_index=True,
-            key=f"compare.scores.rows.{title[:5]}.{places[0]}.{len(places)}", row_height=66,
+            pd.DataFrame(difference_rows(scored, apart, indices, names)), hide_index=True,
+            key=f"compare.scores.rows.{title[:5]}.{indices[0]}.{len(indices)}", row_height=66,
             alt=title,
         )  # fmt: skip
 
 
 def difference_rows(
-    scored: ScoredSet, apart: RowDifference, places: tuple[int, ...], names: list[str]
+    scored: ScoredSet, apart: RowDifference, indices: tuple[int, ...], names: list[str]
 ) -> list[dict[str, str]]:
     """{Prompt, Reference, and what each of the two said} of these questions."""
     answers = [scored.model(name).answers for name in (apart.first, apart.second)]
     columns = [f"A: {names[0]}", f"B: {names[1]}"]
     return [
         {
-            "Prompt": _short(scored.sheet.questions[place].prompt),
-            "Reference": _short(scored.sheet.questions[place].reference),
+            "Prompt": _short(scored.sheet.questions[index].prompt),
+            "Reference": _short(scored.sheet.questions[index].reference),
             **{
-                title: _short(scored_rows.answer_text(each[place]))
+                title: _short(scored_rows.answer_text(each[index]))
                 for title, each in zip(columns, answers, strict=True)
             },
         }
-        for place in places
+        for index in indices
     ]
 
 
@@ -185,11 +185,11 @@ def _extremes(scored: ScoredSet, shown: list[Contestant]) -> None:
         format_func=lambda model: scored_rows.name_of(model, shown, plain_name), width=240,
     )  # fmt: skip
     grid = st.grid(2, min_column_width=380, gap="small", border=True)
-    for title, places in zip(("BEST", "WORST"), scored_rows.extremes(scored, name), strict=True):
+    for title, indices in zip(("BEST", "WORST"), scored_rows.extremes(scored, name), strict=True):
         with grid.cell():
             st.caption(title)
-            for place in places:
-                question, answer = scored.sheet.questions[place], scored.model(name).answers[place]
+            for index in indices:
+                question, answer = scored.sheet.questions[index], scored.model(name).answers[index]
                 st.markdown(f":material/chat: {escape_lines(question.prompt)}")
                 figures = " · ".join(
                     f"{TITLES[key]} {value:.2f}" for key, value in answer.figures.items()

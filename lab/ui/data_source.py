@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from lab import formatting
@@ -142,7 +140,7 @@ def _path() -> str:
 
 
 def _hub() -> str:
-    listed = {str(dataset["id"]): dataset for dataset in hub.known()}
+    listed = {dataset.id: dataset for dataset in hub.known()}
     fetched = [dataset_id for dataset_id in hub.fetched() if dataset_id not in listed]
     choice = st.selectbox(
         "Dataset ID",
@@ -160,8 +158,7 @@ def _hub() -> str:
         dataset = listed[choice]
         st.caption(
             escape_markdown(
-                f"{dataset['rows']:,} rows, {dataset['format']}, {dataset['license']}. "
-                f"{dataset['summary']}"
+                f"{dataset.rows:,} rows, {dataset.format}, {dataset.license}. {dataset.summary}"
             )
         )
     with user_errors():
@@ -173,6 +170,6 @@ def _hub() -> str:
     return str(hub_id) if hub_id.file.is_file() else ""
 
 
-def _titled(hub_id: str, listed: dict[str, dict[str, Any]]) -> str:
-    titled = f"{hub_id} ({listed[hub_id]['title']})" if hub_id in listed else hub_id
+def _titled(hub_id: str, listed: dict[str, hub.KnownDataset]) -> str:
+    titled = f"{hub_id} ({listed[hub_id].title})" if hub_id in listed else hub_id
     return str(plain(titled))

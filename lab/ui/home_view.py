@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from lab import formatting, presets
-from lab.errors import LabError, SpecError, of_the_disk
+from lab.errors import LabError, SpecError, refusal_of
 from lab.runs import index
 from lab.runs.index import RunSummary
 from lab.runs.outcomes import Outcome, outcome
@@ -121,9 +121,7 @@ def _train(is_primary: bool) -> None:
         try:
             links.open_run(submit.quick_start(first).id)
         except (LabError, OSError) as error:
-            refusal = error if isinstance(error, LabError) else of_the_disk(error)
-            if refusal is None:
-                raise
+            refusal = refusal_of(error)
             st.session_state[PROBLEM] = [str(refusal) if isinstance(refusal, SpecError)
                                          else refusal.message, refusal.hint]  # fmt: skip
             st.rerun()  # with the button as it was

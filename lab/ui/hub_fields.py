@@ -39,14 +39,14 @@ def fetch_panel(dataset_id: str) -> None:
         return
     with user_errors():
         hub_id = hub.parse(dataset_id)
-    if hub.state_of(hub_id)["state"] == "fetching":
+    state = hub.state_of(hub_id)
+    if state.state == "fetching":
         _fetching(hub_id)
         return
     if hub_id.file.is_file():
         return
-    state = hub.state_of(hub_id)
-    if state["state"] == "failed":
-        st.error(escape_markdown(f"{state['message']} {state['hint']}"))
+    if state.state == "failed":
+        st.error(escape_markdown(f"{state.message} {state.hint}"))
     if st.button("Download", icon=":material/download:", type="primary", key="data.fetch"):
         with user_errors():
             hub.start_fetch(hub_id)
@@ -56,16 +56,13 @@ def fetch_panel(dataset_id: str) -> None:
 @st.fragment(run_every=1.0)
 def _fetching(hub_id: hub.HubId) -> None:
     state = hub.state_of(hub_id)
-    if state["state"] != "fetching":
+    if state.state != "fetching":
         st.rerun()
-    done, total = state["bytes"], state["total_bytes"]
-    if state["rows"]:
-        done, total = state["rows"], state["total"]
+    done, total = state.bytes, state.total_bytes
+    if state.rows:
+        done, total = state.rows, state.total
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(
-            min(1.0, done / total) if total else 0.0,
-            text=f"Downloading: {hub.progress_in_words(state)}",
-        )
+        st.progress(min(1.0, done / total) if total else 0.0, text=f"Downloading: {state.progress}")
         if st.button("Stop", icon=":material/stop_circle:", key="data.fetch.stop"):
             hub.stop_fetch(hub_id)
             st.rerun()

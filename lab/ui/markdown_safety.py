@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab.errors import LabError, SpecError, of_the_disk
+from lab.errors import LabError, SpecError, refusal_of
 from lab.visible import on_one_line, visible
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]()#+\-.!|<>~$:=&]")
@@ -68,13 +68,8 @@ def _lab_errors() -> Iterator[list[LabError]]:
     errors: list[LabError] = []
     try:
         yield errors
-    except LabError as error:
-        errors.append(error)
-    except OSError as error:
-        refusal = of_the_disk(error)
-        if refusal is None:
-            raise
-        errors.append(refusal)
+    except (LabError, OSError) as error:
+        errors.append(refusal_of(error))
 
 
 def run_action(action: Callable[[], object]) -> None:

@@ -150,7 +150,7 @@ def _device(suffix: str) -> tuple[str, dict[str, Any]]:
 def device_title(name: str) -> str:
     if name == HERE:
         gpus = host.gpus()
-        return escape_markdown(gpus[0]["name"]) if gpus else "no GPU: training runs on the CPU"
+        return escape_markdown(gpus[0].name) if gpus else "no GPU: training runs on the CPU"
     gpu = gpu_table.get(name)
     return (
         f"{formatting.size(gpu.usable_bytes)} usable memory · {gpu.bandwidth / 1e9:,.0f} GB/s · "

@@ -99,8 +99,8 @@ def takes_rank(method: methods.Method) -> bool:
     """Whether the page's rank is the method's: where its defaults are those of LoRA. Others, such
     as VeRA's 256 or LoKr's 8, mean something else and keep their own."""
     usual = methods.get(methods.DEFAULT).config()
-    own = method.config()
-    return all(getattr(own, name, None) == getattr(usual, name) for name in ("rank", "alpha"))
+    config = method.config()
+    return all(getattr(config, name, None) == getattr(usual, name) for name in ("rank", "alpha"))
 
 
 def own_ranks() -> str:

@@ -47,7 +47,7 @@ class NeedsJob(BackgroundJob):
         gpus = host.gpus()
         device: dict[str, Any] = {"kind": "cpu"}
         if gpus:
-            device = {"kind": "cuda", "memory_bytes": host.largest(gpus)["free_bytes"]}
+            device = {"kind": "cuda", "memory_bytes": host.largest(gpus).free_bytes}
         for model in self.listed:
             spec = self.spec | {"model": model.config_id, "init_from_run": ""}
             try:

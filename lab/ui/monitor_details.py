@@ -130,12 +130,12 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _checkpoint(run: RunDir, checkpoint: dict[str, Any]) -> None:
+def _checkpoint(run: RunDir, checkpoint: checkpoints.SavedCheckpoint) -> None:
     """One checkpoint: its size and loss, to keep or to remove."""
-    step, pinned = checkpoint["step"], checkpoint["pinned"]
+    step, pinned = checkpoint.step, checkpoint.pinned
     with st.container(horizontal=True, vertical_alignment="center"):
-        measured = checkpoint_panel.loss_in_words(run, step, checkpoint["eval_loss"])
-        st.markdown(f"Step {step:,} · {formatting.size(checkpoint['bytes'])}{measured}")
+        measured = checkpoint_panel.loss_in_words(run, step, checkpoint.eval_loss)
+        st.markdown(f"Step {step:,} · {formatting.size(checkpoint.bytes)}{measured}")
         checkpoint_panel.actions(run, step, "listed")
         label = "Unpin" if pinned else "Pin"
         if st.button(label, icon=":material/keep:", key=f"pin.{run.id}.{step}"):

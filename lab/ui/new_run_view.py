@@ -340,10 +340,10 @@ def matrix() -> None:
     titles = [feature.title for feature in compatibility.FEATURES]
     st.dataframe(
         [
-            {"method": row["title"]}
+            {"method": row.title}
             | {
-                title: "yes" if cell["yes"] else "–"
-                for title, cell in zip(titles, row["cells"].values(), strict=True)
+                title: "yes" if cell.yes else "–"
+                for title, cell in zip(titles, row.cells.values(), strict=True)
             }
             for row in rows
         ],

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lab import formatting, paths
 from lab.chat.conversations import MAX_MODELS
-from lab.errors import LabError, of_the_disk
+from lab.errors import LabError, refusal_of
 from lab.paths import RunDir
 from lab.runs import actions, index
 from lab.runs.index import RunSummary
@@ -137,9 +137,6 @@ def _each(
             if isinstance(sentences, list):
                 notes += map(escape_markdown, sentences)
         except (LabError, OSError) as error:
-            refusal = error if isinstance(error, LabError) else of_the_disk(error)
-            if refusal is None:
-                raise
-            problems.append(escape_markdown(f"{entry.name or entry.id}: {refusal}"))
+            problems.append(escape_markdown(f"{entry.name or entry.id}: {refusal_of(error)}"))
     st.session_state[FAILURES], st.session_state[NOTES] = problems, notes
     st.rerun()

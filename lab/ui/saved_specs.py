@@ -26,13 +26,13 @@ def menus(row: DeltaGenerator) -> None:
 
 
 def _load() -> None:
-    own = presets.saved()
+    saved = presets.saved()
     runs = {entry.id: str(plain(entry.name or entry.id)) for entry in index.entries()[:RECENT]}
-    options = [f"preset:{name}" for name in own] + [f"run:{run_id}" for run_id in runs]
+    options = [f"preset:{name}" for name in saved] + [f"run:{run_id}" for run_id in runs]
 
     def label(option: str) -> str:
         kind, _, name = option.partition(":")
-        return f"Preset: {plain(own[name])}" if kind == "preset" else f"Run: {runs[name]}"
+        return f"Preset: {plain(saved[name])}" if kind == "preset" else f"Run: {runs[name]}"
 
     st.selectbox(
         "One of your presets, or the settings of a run", options, index=None, key="new.load.which",

@@ -245,17 +245,9 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
 
     requests: list[Any] = []
 
-    def evaluate(names: Any, dataset: str | None) -> list[dict[str, Any]]:
+    def evaluate(names: Any, dataset: str | None) -> list[held_out.HeldOutLoss]:
         requests.append(dataset)
-        row = {
-            "model": "m",
-            "loss": 2.0,
-            "perplexity": 7.389,
-            "tokens": 1234,
-            "rows": 5,
-            "note": "",
-        }
-        return [row]
+        return [held_out.HeldOutLoss("m", 2.0, 7.389, 1234, 5, "", "hash")]
 
     monkeypatch.setattr(held_out, "evaluate", evaluate)
     file = str(chats)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ def test_combine_takes_equal_weights_unless_told(
 ) -> None:
     wanted: list[combine.Combination] = []
     monkeypatch.setattr(combine, "check", wanted.append)
-    monkeypatch.setattr(combine, "combine", lambda combination: {"run": "x"})
+    combined = combine.CombinedResult("x", 4, 100, {"equal": True}, {"x": 1.0}, 0.0, "")
+    monkeypatch.setattr(combine, "combine", lambda combination: combined)
     ids = [run.id for run in trained]
-    assert lab_json("combine", *ids) == {"run": "x"}
+    assert lab_json("combine", *ids) == asdict(combined)
     lab_json("combine", *ids, "--weights", "0.7,-0.3", "--type", "ties", "--density", "0.2")
     assert wanted[0] == combine.Combination(tuple(ids), (0.5, 0.5))
     assert wanted[1] == combine.Combination(tuple(ids), (0.7, -0.3), "ties", 0.2)

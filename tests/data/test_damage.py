@@ -111,8 +111,8 @@ def test_a_damaged_record_of_a_fetch_is_no_traceback(lab_home: Path, record: str
     wanted.record.parent.mkdir(parents=True)
     wanted.record.write_text(record)
     state = hub.state_of(wanted)
-    assert state["state"] in ("", "failed") and isinstance(state["rows"], int)
-    assert isinstance(state["message"], str) and state["total"] is None
+    assert state.state in ("", "failed") and isinstance(state.rows, int)
+    assert isinstance(state.message, str) and state.total is None
     assert hub.fetched() == []
 
 
@@ -120,9 +120,9 @@ def test_a_fetched_file_that_vanished_is_not_listed(lab_home: Path) -> None:
     wanted = hub.parse("org/name")
     wanted.file.parent.mkdir(parents=True)
     wanted.record.write_text(json.dumps({"state": "done", "id": "org/name", "rows": 1}))
-    assert hub.fetched() == [] and hub.state_of(wanted)["state"] == ""
+    assert hub.fetched() == [] and hub.state_of(wanted).state == ""
     wanted.file.write_text('{"text": "x"}\n')
-    assert hub.fetched() == ["org/name"] and hub.state_of(wanted)["state"] == "done"
+    assert hub.fetched() == ["org/name"] and hub.state_of(wanted).state == "done"
 
 
 @pytest.mark.parametrize("damage", ["meta", "wrong meta", "cut", "gone", "order", "shape"])

@@ -53,9 +53,7 @@ def test_the_share_of_general_text_is_of_all_rows(
 ) -> None:
     prepared = ready(pairs(own, 0), general_fraction=share, general_dataset=pairs(40, 40, "w91"))
     counts = Counter("w91" in text for text in texts(words, prepared.train))
-    assert (
-        (counts[False], counts[True]) == (own, general) == (own, prepared.figures["general_rows"])
-    )
+    assert (counts[False], counts[True]) == (own, general) == (own, prepared.figures.general_rows)
     assert counts[True] / counts.total() == pytest.approx(share)
 
 
@@ -124,14 +122,14 @@ def test_the_pieces_of_a_long_text_are_held_out_together(ready: Prepare, words: 
     trained = {row.sources[0] for row in prepared.train}
     assert len(held) == 3 and not held & trained and held | trained == set(range(1, 11))
     assert len(prepared.held_out) == 3 * 4, "101 tokens are four pieces of 32"
-    assert prepared.figures["held_out_rows"] == 12 and prepared.figures["examples"] == 10
+    assert prepared.figures.held_out_rows == 12 and prepared.figures.examples == 10
 
 
 def test_a_held_out_set_of_its_own_leaves_all_rows_to_train(ready: Prepare, words: Any) -> None:
     prepared = ready(
         pairs(10, 0), eval_fraction=0.5, held_out=pairs(3, 50, "w91"), system_prompt="w80"
     )
-    assert (prepared.figures["train_rows"], prepared.figures["held_out_rows"]) == (10, 3)
+    assert (prepared.figures.train_rows, prepared.figures.held_out_rows) == (10, 3)
     assert all("w80" in text and "w91" in text for text in texts(words, prepared.held_out)), (
         "measured on the terms of the training"
     )
@@ -144,16 +142,16 @@ def test_figures_are_of_what_they_say(ready: Prepare) -> None:
     kept = [*prepared.train, *prepared.held_out]
     assert {(row.tokens, row.counted) for row in kept} == {(8, 4)}
     figures = prepared.figures
-    assert figures["examples"] == 7 and figures["truncated"] == figures["dropped"] == 1
-    assert figures["train_rows"] + figures["held_out_rows"] == 6
-    assert figures["train_tokens"] == 8 * figures["train_rows"]
-    assert figures["train_loss_tokens"] == 4 * figures["train_rows"]
-    assert figures["held_out_loss_tokens"] == 4 * figures["held_out_rows"]
+    assert figures.examples == 7 and figures.truncated == figures.dropped == 1
+    assert figures.train_rows + figures.held_out_rows == 6
+    assert figures.train_tokens == 8 * figures.train_rows
+    assert figures.train_loss_tokens == 4 * figures.train_rows
+    assert figures.held_out_loss_tokens == 4 * figures.held_out_rows
     assert any("1 examples without trained tokens" in note for note in prepared.notes)
     assert prepared.first.row == 1 and prepared.first.messages[0]["content"] == "w0"
     other = ready([*rows[:5], {"prompt": "w9", "completion": "w3"}], eval_fraction=0.4)
-    assert prepared.figures["train_hash"] != prepared.figures["held_out_hash"]
-    assert other.figures["train_hash"] != prepared.figures["train_hash"]
+    assert prepared.figures.train_hash != prepared.figures.held_out_hash
+    assert other.figures.train_hash != prepared.figures.train_hash
 
 
 def test_held_out_rows_that_cannot_be_scored_are_told(ready: Prepare) -> None:

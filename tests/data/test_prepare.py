@@ -91,7 +91,7 @@ def test_tokens_are_made_once_and_shared(
         patch.setattr(prepare.chat_template, "tokenize", None)  # would fail if it were called
         again = prepare.prepare(spec_of(tmp_path / "copy.jsonl"), tokenizer)
     assert again.figures == first.figures and list(again.train) == list(first.train)
-    before = first.figures["train_hash"]
+    before = first.figures.train_hash
     for change in (
         {"max_length": 48},
         {"loss_on": "all"},
@@ -101,7 +101,7 @@ def test_tokens_are_made_once_and_shared(
         import copy
 
         other = prepare.prepare(spec_of(path, **change), copy.deepcopy(tokenizer))
-        assert other.figures["train_hash"] != before or "max_length" in change
+        assert other.figures.train_hash != before or "max_length" in change
     assert len(list(token_cache.folder().iterdir())) == 5
     with path.open("a") as file:
         file.write(json.dumps(PAIRS[0]) + "\n")
@@ -127,7 +127,7 @@ def test_bad_rows_are_skipped_and_told(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(LabError, match=r"row 41: 'completion' is \[5\], not text"):
         prepare.prepare(spec_of(path), tokenizer)
     prepared = prepare.prepare(spec_of(path, on_invalid_row="skip"), tokenizer)
-    assert prepared.figures["bad"] == 1 and prepared.figures["examples"] == 40
+    assert prepared.figures.bad == 1 and prepared.figures.examples == 40
     assert any("row 41" in note for note in prepared.notes)
 
 
@@ -143,7 +143,7 @@ def test_rows_that_the_template_refuses_are_bad_rows(tmp_path: Path, tokenizer: 
     with pytest.raises(LabError, match=r"1 of 40 rows .* row 4: The chat template refuses"):
         prepare.prepare(spec_of(path), strict)
     prepared = prepare.prepare(spec_of(path, on_invalid_row="skip"), strict)
-    assert (prepared.figures["examples"], prepared.figures["bad"]) == (39, 1)
+    assert (prepared.figures.examples, prepared.figures.bad) == (39, 1)
 
 
 def test_rows_longer_than_the_window_and_without_a_loss_token(
@@ -151,9 +151,9 @@ def test_rows_longer_than_the_window_and_without_a_loss_token(
 ) -> None:
     path = write(tmp_path / "a.jsonl", [*PAIRS, {"prompt": "so " * 200, "completion": "yes"}])
     right = prepare.prepare(spec_of(path), tokenizer)
-    assert (right.figures["truncated"], right.figures["dropped"]) == (1, 1)
+    assert (right.figures.truncated, right.figures.dropped) == (1, 1)
     left = prepare.prepare(spec_of(path, truncation="left"), tokenizer)
-    assert (left.figures["truncated"], left.figures["dropped"]) == (1, 0)
+    assert (left.figures.truncated, left.figures.dropped) == (1, 0)
     (one,) = [row for row in [*left.train, *left.held_out] if row.tokens == 64]
     learned = [label for label in one.labels if label != IGNORE_INDEX]
     assert tokenizer.decode(learned) == "yes<|im_end|>"
@@ -168,7 +168,7 @@ def test_general_text_is_mixed_in_by_its_share(tmp_path: Path, tokenizer: Any) -
     spec = spec_of(path, general_fraction=0.1, general_dataset=str(other), eval_fraction=0.1)
     prepared = prepare.prepare(spec, tokenizer)
     texts = [tokenizer.decode(row.ids) for row in prepared.train]
-    assert sum("because" in text for text in texts) == prepared.figures["general_rows"] == 4
+    assert sum("because" in text for text in texts) == prepared.figures.general_rows == 4
     assert len(texts) == 40 and not any(
         "because" in tokenizer.decode(r.ids) for r in prepared.held_out
     )
@@ -194,8 +194,8 @@ def test_a_set_with_its_own_held_out_part(tokenizer: Any) -> None:
     name = "builtin:made-up-facts"
     prepared = prepare.prepare(spec_of(name, held_out=f"{name}@held-out"), tokenizer)
     card = catalog.resolve(name).card
-    assert prepared.figures["train_rows"] == card["rows"]
-    assert prepared.figures["held_out_rows"] == card["held_out_rows"]
+    assert prepared.figures.train_rows == card["rows"]
+    assert prepared.figures.held_out_rows == card["held_out_rows"]
 
 
 @pytest.mark.parametrize(
@@ -276,12 +276,7 @@ def test_hub_ids() -> None:
     for text in ("org", "org/../name", "a/b/c", "org/na--me", "org/name@", "../x", "org/name\n"):
         assert not hub.is_id(text), text
     for dataset in hub.known():
-        assert (
-            hub.is_id(dataset["id"])
-            and dataset["license"]
-            and dataset["rows"]
-            and dataset["summary"]
-        )
+        assert hub.is_id(dataset.id) and dataset.license and dataset.rows and dataset.summary
 
 
 def test_a_fetch_that_was_killed_is_no_fetch() -> None:
@@ -290,7 +285,7 @@ def test_a_fetch_that_was_killed_is_no_fetch() -> None:
     wanted.record.write_text(
         json.dumps({"state": "fetching", "process": {"pid": 2**22 - 3, "start": 1}})
     )
-    assert hub.state_of(wanted)["state"] == "failed"
+    assert hub.state_of(wanted).state == "failed"
 
 
 def test_a_run_keeps_its_first_batch_and_its_cost(

@@ -23,8 +23,8 @@ def test_a_checkpoint_is_measured_as_evaluate_does(trained: list[RunDir]) -> Non
     assert checkpoint_loss.main(run.id, "8") == 0
     record = checkpoint_loss.measured(run, 8)
     (row,) = evaluate([models.parse(f"run:{run.id}@8")])
-    assert record.state == "done" and record.loss == pytest.approx(row["loss"])
-    assert (record.rows, record.tokens) == (row["rows"], row["tokens"]) and record.rows == 5
+    assert record.state == "done" and record.loss == pytest.approx(row.loss)
+    assert (record.rows, record.tokens) == (row.rows, row.tokens) and record.rows == 5
     os.utime(run.checkpoints / "step-8" / "manifest.json", (1, 1))
     assert checkpoint_loss.measured(run, 8).state == "", "other weights under its name"
 

@@ -30,18 +30,18 @@ def with_data(run: RunDir, **changes: Any) -> None:
 
 def test_perplexity_is_e_to_the_loss_in_nats(trained: list[RunDir]) -> None:
     (row,) = evaluate(named(trained[1]))
-    assert row["perplexity"] == pytest.approx(math.e ** row["loss"])
+    assert row.perplexity == pytest.approx(math.e**row.loss)
     uniform = math.log(49_152)  # of all tokens that SmolLM2's tokenizer knows
-    assert 1.0 < row["loss"] < uniform + 0.5
+    assert 1.0 < row.loss < uniform + 0.5
 
 
 def test_the_held_out_rows_are_those_of_the_first_run(trained: list[RunDir]) -> None:
     run = trained[1]
     (row,) = evaluate(named(run))
-    assert row["rows"] == 5, "A fifth of 24 rows."
+    assert row.rows == 5, "A fifth of 24 rows."
     events = [json.loads(line) for line in run.events.read_text().splitlines()]
     data = next(event for event in events if event["kind"] == "data")
-    assert row["data"] == data["held_out_hash"] != data["train_hash"]
+    assert row.data == data["held_out_hash"] != data["train_hash"]
     with_data(run, eval_fraction=0.0)
     with pytest.raises(LabError, match="held no rows out"):
         evaluate(named(run))
@@ -54,7 +54,7 @@ def test_all_rows_of_a_set_that_is_named_are_measured_however_the_run_read_its_o
     other = tmp_path / "other.jsonl"
     write_rows(other, [{"q": "x", "a": "y"}] * 3)
     (plain,) = evaluate(named(run), str(chats))
-    assert plain["rows"] == 24
+    assert plain.rows == 24
     with_data(
         run,
         columns={"prompt": "q", "completion": "a"},
@@ -66,9 +66,9 @@ def test_all_rows_of_a_set_that_is_named_are_measured_however_the_run_read_its_o
         held_out=str(other),
     )
     (again,) = evaluate(named(run), str(chats))
-    same = [(one["rows"], one["tokens"], one["data"]) for one in (plain, again)]
+    same = [(one.rows, one.tokens, one.data) for one in (plain, again)]
     assert same[0] == same[1], "Columns, rows and a mix of the run's own file say nothing of it."
-    assert again["loss"] == pytest.approx(plain["loss"])
+    assert again.loss == pytest.approx(plain.loss)
 
 
 def test_the_system_prompt_is_that_of_the_receipt(trained: list[RunDir], chats: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_system_prompt_is_that_of_the_receipt(trained: list[RunDir], chats: 
     (before,) = evaluate(named(run), str(chats))
     with_data(run, system_prompt="Written into the spec afterwards.")
     (after,) = evaluate(named(run), str(chats))
-    assert (after["tokens"], after["data"]) == (before["tokens"], before["data"])
+    assert (after.tokens, after.data) == (before.tokens, before.data)
 
 
 def test_models_that_see_other_tokens_in_the_same_rows_are_not_compared(
@@ -93,4 +93,4 @@ def test_models_that_see_other_tokens_in_the_same_rows_are_not_compared(
     same = tmp_path / "same"
     shutil.copytree(tiny_model, same)
     rows = evaluate([*named(trained[1]), chat_models.parse(f"base:{same}")])
-    assert rows[0]["data"] == rows[1]["data"]
+    assert rows[0].data == rows[1].data

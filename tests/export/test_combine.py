@@ -85,15 +85,15 @@ def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
     combined = combine.combine(
         Combination((first.id, second.id), (0.75, -0.5), "cat", name="a | b"), print
     )
-    run = paths.run_dir(combined["run"])
+    run = paths.run_dir(combined.run)
     ours, left, right = updates(run), updates(first), updates(second)
-    assert combined["rank"] == 6 and ours.keys() == left.keys() == right.keys()
+    assert combined.rank == 6 and ours.keys() == left.keys() == right.keys()
     for name, update in ours.items():
         torch.testing.assert_close(update, 0.75 * left[name] - 0.5 * right[name])
-    assert combined["deviation"] < 1e-6 and combined["proof"]["equal"] and combined["note"] == ""
+    assert combined.deviation < 1e-6 and combined.proof["equal"] and combined.note == ""
     receipt = read_object(run.artifact / "receipt.json") or {}
     assert receipt["combined_from"]["results"] == [first.id, second.id]
-    assert receipt["proof"] == combined["proof"] and receipt["base"]["weights"]
+    assert receipt["proof"] == combined.proof and receipt["base"]["weights"]
     card = (run.artifact / "README.md").read_text()
     assert f"{first.id}, {second.id}" in card and "cat, weights 0.75, -0.5" in card
     entry = index.entry(run)
@@ -101,8 +101,8 @@ def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
     loaded = chat_models.load(chat_models.parse(f"run:{run.id}"))
     assert loaded.note == "" and not list(paths.runs().glob(".tmp*"))
     again = combine.combine(Combination((run.id, other.id), (1.0, 1.0), "svd"))
-    assert again["rank"] == 6, "A combined result can be combined."
-    assert index.entry(paths.run_dir(again["run"])).name == "a | b + " + index.entry(other).name
+    assert again.rank == 6, "A combined result can be combined."
+    assert index.entry(paths.run_dir(again.run)).name == "a | b + " + index.entry(other).name
 
 
 def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[RunDir]) -> None:
@@ -110,14 +110,14 @@ def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[Ru
     for kind in ("linear", "ties", "dare_linear", "dare_ties", "ties_svd", "svd"):
         pair = (runs[0].id, runs[1].id)
         combined = combine.combine(Combination(pair, (0.5, 0.5), kind, density=0.4))
-        assert combined["rank"] == 4 and combined["proof"]["equal"], kind
-        deviations[kind] = combined["deviation"]
+        assert combined.rank == 4 and combined.proof["equal"], kind
+        deviations[kind] = combined.deviation
     assert 0 < deviations["svd"] < 0.9 < min(deviations["dare_ties"], 9), deviations
     pair = (runs[0].id, runs[1].id)
     whole = combine.combine(Combination(pair, (0.5, 0.5), "svd", rank=8))
-    assert whole["rank"] == 8 and whole["deviation"] < 1e-5, "Two of rank 4 have rank 8 at most."
+    assert whole.rank == 8 and whole.deviation < 1e-5, "Two of rank 4 have rank 8 at most."
     draws = [
-        combine.combine(Combination(pair, (0.5, 0.5), "dare_linear", seed=seed))["deviation"]
+        combine.combine(Combination(pair, (0.5, 0.5), "dare_linear", seed=seed)).deviation
         for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
@@ -132,12 +132,12 @@ def test_another_family_is_brought_into_the_form_of_a_lora(
         other = run_here(make_spec(method, train=SHORT | {"learning_rate": 0.01}))
     assert lora_form.why_not(other) == ""
     combined = combine.combine(Combination((lora.id, other.id), (1.0, 1.0), "cat", rank=16))
-    fidelity = combined["fidelity"]
+    fidelity = combined.fidelity
     assert fidelity[lora.id] == 1 and 0.3 < fidelity[other.id] <= 1
     if method == "loha":  # of rank 2: its updates have rank 4 at most
         assert fidelity[other.id] == pytest.approx(1, abs=1e-3)
     model = chat_models.load(chat_models.parse(f"run:{other.id}")).model
-    ours, own = updates(paths.run_dir(combined["run"])), updates(lora)
+    ours, own = updates(paths.run_dir(combined.run)), updates(lora)
     apart = length = 0.0
     for name, module in model.named_modules():
         if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
@@ -146,8 +146,8 @@ def test_another_family_is_brought_into_the_form_of_a_lora(
             length += float(update.square().sum())
     assert length > 0 and apart / length == pytest.approx(1 - fidelity[other.id] ** 2, abs=1e-3)
     cut = combine.combine(Combination((lora.id, other.id), (1.0, 1.0), "cat", rank=1))
-    assert cut["fidelity"][other.id] < fidelity[other.id]
-    assert f"{other.id} was brought into a LoRA of rank 1" in cut["note"]
+    assert cut.fidelity[other.id] < fidelity[other.id]
+    assert f"{other.id} was brought into a LoRA of rank 1" in cut.note
 
 
 def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:

@@ -112,8 +112,8 @@ def test_how_text_is_split_is_named_as_llama_cpp_names_it() -> None:
 
 def test_a_lora_run_is_merged_on_the_way(trained: list[RunDir], tmp_path: Path) -> None:
     written = gguf_file.of_run(trained[1], tmp_path / "a model.gguf", "F32")
-    assert written["proof"]["merge"]["verdict"] == "equal"
-    assert written["proof"]["share_of_spread"] < 1e-3
-    assert written["bytes"] == (tmp_path / "a model.gguf").stat().st_size
-    assert written["commands"]["llama.cpp"] == f"llama-cli -m '{tmp_path}/a model.gguf' -cnv"
+    assert written.proof["merge"]["verdict"] == "equal"
+    assert written.proof["share_of_spread"] < 1e-3
+    assert written.bytes == (tmp_path / "a model.gguf").stat().st_size
+    assert written.commands["llama.cpp"] == f"llama-cli -m '{tmp_path}/a model.gguf' -cnv"
     assert [file.name for file in tmp_path.iterdir() if "gguf" in file.name] == ["a model.gguf"]

@@ -65,9 +65,9 @@ def test_every_mergeable_method_is_proven_on_held_out_rows(
     run = run_here(spec)
     for precision in ("float32", "bfloat16"):
         merged = merging.merge(run, tmp_path / precision, precision)
-        proof = merged["proof"]
+        proof = merged.proof
         assert proof["rows_from"] == "held-out" and proof["rows"] == 5 and proof["tokens"] > 100
-        assert proof["verdict"] == "equal" and merged["warning"] == ""
+        assert proof["verdict"] == "equal" and merged.warning == ""
         assert proof["same_top"] >= (0.99 if precision == "float32" else 0.95)
         assert proof["largest_difference"] < 0.1
         assert precision == "float32" or proof["largest_difference"] > 0, "It rounds."
@@ -134,7 +134,7 @@ def test_what_the_disk_holds_is_compared_and_nothing_else_is_kept(
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", real)
     merged = merging.merge(trained[1], tmp_path / "out" / "merged")
     files = list((tmp_path / "out" / "merged").iterdir())
-    assert merged["bytes"] == sum(file.stat().st_size for file in files)
+    assert merged.bytes == sum(file.stat().st_size for file in files)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["merged"]
     card = (tmp_path / "out" / "merged" / "README.md").read_text()
     assert "Tried with transformers" in card and 'library_name: "transformers"' in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from lab import host
 from lab.atomic_files import write_json
+from lab.devices import HostGpu
 from lab.forecast.finished_runs import with_reached
 from lab.forecast.target_device import TargetDevice, this_machine
 from lab.paths import RunDir
@@ -59,7 +61,7 @@ def test_a_size_alone_is_a_gpu_and_a_kind_is_that_kind() -> None:
 
 
 def test_this_machines_gpu_has_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 7 * 10**9, "driver": ""}
+    card = HostGpu(0, "GPU-0", "NVIDIA L4", 24 * 10**9, 7 * 10**9)
     monkeypatch.setattr(host, "gpus", lambda: [card])
     here = ask(None)
     assert (here["device"], here["device_bytes"]) == ("cuda", 7 * 10**9)
@@ -92,21 +94,21 @@ def test_only_finished_runs_speak_and_no_gpu_exceeds_its_peak(
     assert with_reached(TargetDevice(False, 10**9, flops=1e12)).reached == pytest.approx(0.2), (
         "A run that failed says nothing of the speed of one that ends."
     )
-    card = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "free_bytes": 10**9, "driver": ""}
+    card = HostGpu(0, "GPU-0", "NVIDIA L4", 24 * 10**9, 10**9)
     monkeypatch.setattr(host, "gpus", lambda: [card])
     add("k3g2", "done", 20 * 9e14, device="cuda")
     assert with_reached(TargetDevice(True, 10**9, flops=121e12)).reached == 1.0
 
 
 def test_bfloat16_that_is_only_emulated_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = {"name": "Tesla T4", "memory_bytes": 15 * GIB, "free_bytes": 14 * GIB, "driver": ""}
+    card = HostGpu(0, "GPU-0", "Tesla T4", 15 * GIB, 14 * GIB)
     monkeypatch.setattr(host, "gpus", lambda: [card])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
     )
     assert this_machine(on_gpu=True).has_bf16 is False, "the table knows it"
-    card["name"] = "A card of tomorrow"
+    card = replace(card, name="A card of tomorrow")
     unknown = this_machine(on_gpu=True, all_memory=True)
     assert unknown.has_bf16 is False, "torch was asked without emulation"
     assert unknown.context_bytes == 600_000_000

@@ -58,9 +58,9 @@ def test_a_run_keeps_the_commit_that_it_was_checked_with(
     loaded = chat_models.load(named)
     assert told in loaded.note, "chat uses the commit, and says so"
     (row,) = evaluate([named])
-    assert told in row["note"] and row["loss"] > 0
+    assert told in row.note and row.loss > 0
     merged = merge(run, tmp_path / "merged")
-    assert told in merged["note"]
+    assert told in merged.note
 
     again = check(hub_spec() | {"init_from_run": f"run:{run.id}"})
     assert again["problems"] == [], "a new run begins with its weights, on its commit"

@@ -61,7 +61,7 @@ def test_each_config_and_split_has_a_file_of_its_own(several: StandIn) -> None:
         f"{NAME}:en": ["a", "b", "c"], f"{NAME}:en@test": ["t"], f"{NAME}:de": ["ä"]
     }  # fmt: skip
     assert sorted(hub.fetched()) == sorted(found)
-    assert hub.state_of(hub.parse(f"{NAME}:en"))["rows"] == 3
+    assert hub.state_of(hub.parse(f"{NAME}:en")).rows == 3
     left = {file.suffix for file in hub.folder().iterdir() if file.is_file()}
     assert left == {".jsonl", ".json"}, "the downloaded files are removed"
     asked = {line.path.rpartition("/")[2] for line in several.requests("GET", "/cdn/")}
@@ -82,7 +82,7 @@ def test_configs_and_splits_are_listed_in_full(
     with pytest.raises(LabError, match=message) as raised:
         hub_fetch.fetch(hub.parse(name))
     assert hint in raised.value.hint
-    assert message in hub.state_of(hub.parse(name))["message"], "pages read it from the record"
+    assert message in hub.state_of(hub.parse(name)).message, "pages read it from the record"
     assert not several.requests("GET", ".jsonl"), "no rows are fetched for a choice"
 
 
@@ -145,7 +145,7 @@ def test_a_download_goes_on_and_is_stopped(stand_in: StandIn) -> None:
 
     def check() -> None:
         nonlocal seen
-        seen = hub.state_of(wanted)["total_bytes"] or 0
+        seen = hub.state_of(wanted).total_bytes or 0
         if stand_in.sent("train.jsonl", so_far=True) > 50_000:
             raise KeyboardInterrupt
 
@@ -168,7 +168,7 @@ def test_a_set_of_bytes_is_refused_and_leaves_no_file(
     with pytest.raises(LabError, match="images, audio or other binary data"):
         hub_fetch.fetch(wanted)
     state = hub.state_of(wanted)
-    assert state["state"] == "failed" and "Choose a set of text" in state["hint"]
+    assert state.state == "failed" and "Choose a set of text" in state.hint
     left = {file.name for file in wanted.file.parent.iterdir() if file.is_file()}
     assert left == {wanted.record.name}, "half a set is no set"
 
@@ -210,7 +210,7 @@ def test_a_token_is_the_childs_alone(
     given = {"token": "secret", "origin": credentials.PAGE}
     assert started == [(["lab", "datasets", "fetch", "org/name:de@test"], given)]
     assert os.environ.get("HF_TOKEN") == before, "the process itself is left as it was"
-    assert hub.state_of(wanted)["state"] == "fetching"
+    assert hub.state_of(wanted).state == "fetching"
     assert "secret" not in wanted.record.read_text()
     hub.start_fetch(wanted, token="secret")
     assert len(started) == 1, "one process fetches it"

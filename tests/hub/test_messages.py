@@ -22,7 +22,7 @@ TOKEN = "hf_of_a_test"
 
 def failure(token: str = "") -> HubError:
     credentials.give(token)
-    client.forget_outage()
+    client._down.clear()
     with pytest.raises(HubError) as raised:
         repo = repository.resolve("models", NAME)
         client.get(repo.url("config.json").removeprefix(client.settings.endpoint()), repo.subject)
@@ -100,7 +100,7 @@ def test_a_proxy_is_used_and_its_refusal_told(
     repo = repository.resolve("models", NAME)
     assert repo.commit == stand_in.refs["models", NAME]["main"], "the proxy was asked"
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    client.forget_outage()
+    client._down.clear()
     with pytest.raises(HubError, match="cannot be reached"):
         repository.current_commit("models", NAME)
 

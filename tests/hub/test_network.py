@@ -58,7 +58,7 @@ def test_no_proxy_names_hosts_that_are_asked_directly(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with pytest.raises(LabError):
         fetch()
-    client.forget_outage()
+    client._down.clear()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     assert fetch().is_dir()
 
@@ -170,11 +170,11 @@ def test_a_whole_download_comes_over_tls(
     with pytest.raises(LabError, match="CERTIFICATE_VERIFY_FAILED") as raised:
         fetch()
     assert "SSL_CERT_FILE" in raised.value.hint and secure.log == []
-    client.forget_outage()
+    client._down.clear()
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     with pytest.raises(LabError, match="SSL_CERT_FILE or SSL_CERT_DIR cannot be read"):
         fetch()
-    client.forget_outage()
+    client._down.clear()
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     assert (fetch() / WEIGHTS).read_bytes() == (micro_model / WEIGHTS).read_bytes()
     host = SECURE.removeprefix("https://")

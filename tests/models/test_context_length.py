@@ -19,7 +19,7 @@ from lab.chat.models import LoadedModel, ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.data.catalog import Dataset
 from lab.data.formats import Example
-from lab.data.prepare import PreparedData
+from lab.data.prepare import DataFigures, PreparedData
 from lab.errors import LabError
 from lab.models import catalog
 from lab.models.context_length import PromptTooLong, context_length, room_for_answer, text_length
@@ -221,7 +221,7 @@ def test_samples_keep_to_the_context(
     model = AutoModelForCausalLM.from_pretrained(short_model)
     log: Any = Log()
     turns = (*chat(words), {"role": "assistant", "content": "two"})
-    data = PreparedData([], [], "", Example(1, messages=turns), {})
+    data = PreparedData([], [], "", Example(1, messages=turns), DataFigures())
     where = Dataset("x", Path("x"), {})
     made = SampleGenerator(tokenizer, where, data, log, "float32", length=POSITIONS)
     made.sample(model, 1)
@@ -239,8 +239,8 @@ def test_the_probe_keeps_to_the_context(
     loaded = chat_models.load(ref)
     source = catalog.resolve(str(short_model))
     file = forgetting.base_answers_file(source, loaded.tokenizer, lambda: loaded.model)
-    own = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS).own
-    short = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS - 8).own
+    own = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS).log_probs
+    short = forgetting.likelihood(loaded.model, tokenizer, file, length=POSITIONS - 8).log_probs
     assert 0 < len(short) < len(own), "Less is read where virtual tokens stand before the text."
 
 
@@ -252,7 +252,7 @@ def test_rows_longer_than_a_model_reads_are_not_measured(
     ref = chat_models.parse(f"base:{short_model}")
     loaded = chat_models.load(ref)
     limited = LoadedModel(loaded.model, loaded.tokenizer, length=8)
-    assert evaluate([ref], str(chats))[0]["rows"] == 24
+    assert evaluate([ref], str(chats))[0].rows == 24
     monkeypatch.setattr(chat_models, "load", lambda named: limited)
     with pytest.raises(LabError, match="reads 8"):
         evaluate([ModelRef(ref.name, ref.base)], str(chats))

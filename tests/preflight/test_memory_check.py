@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lab import host
+from lab.devices import HostGpu
 from lab.formatting import size
 from tests.answers import check, estimate
 
@@ -23,7 +24,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`gpu(bytes)`: this machine has an H100 of that size, of which only a tenth is free now."""
 
     def have(total: int, name: str = "NVIDIA H100 80GB HBM3") -> None:
-        card = {"name": name, "memory_bytes": total, "free_bytes": total // 10, "driver": "1"}
+        card = HostGpu(0, "GPU-0", name, total, total // 10)
         monkeypatch.setattr(host, "gpus", lambda: [card])
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

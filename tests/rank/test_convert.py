@@ -236,11 +236,11 @@ def test_combining_takes_the_energy_for_what_is_no_lora(
     )
     plain = deltas(lora)
     total = {layer: plain.get(layer, 0.0) + matrix for layer, (_, matrix) in expected.items()}
-    for layer, matrix in product(paths.run_dir(combined["run"])).items():
+    for layer, matrix in product(paths.run_dir(combined.run)).items():
         assert matrix == pytest.approx(total.get(layer, plain.get(layer)), abs=1e-5), layer
     largest = max(rank for rank, _ in expected.values())
-    assert f"{other.id} was brought into a LoRA of rank {largest} at most" in combined["note"]
-    assert combined["rank"] == 16 + largest and combined["deviation"] < 1e-5
+    assert f"{other.id} was brought into a LoRA of rank {largest} at most" in combined.note
+    assert combined.rank == 16 + largest and combined.deviation < 1e-5
     with pytest.raises(LabError, match=r"energy 0\.3 is not 0\.5 to 0\.9999"):
         combine.check(Combination((lora.id, other.id), (1.0, 1.0), energy=0.3))
     with pytest.raises(LabError, match="needs equal ranks"):

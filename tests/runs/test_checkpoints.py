@@ -18,7 +18,7 @@ from lab.train import callbacks, checkpoint
 
 
 def steps(run: RunDir) -> list[int]:
-    return [row["step"] for row in checkpoints.table(run)]
+    return [row.step for row in checkpoints.table(run)]
 
 
 def test_the_best_the_last_and_the_pinned_are_kept(
@@ -37,8 +37,8 @@ def test_the_best_the_last_and_the_pinned_are_kept(
     )
     assert steps(run) == [3, 10, 11], "10 was also evaluated, and is the best"
     rows = checkpoints.table(run)
-    assert [row["pinned"] for row in rows] == [True, False, False]
-    assert all(row["bytes"] > 0 for row in rows)
+    assert [row.pinned for row in rows] == [True, False, False]
+    assert all(row.bytes > 0 for row in rows)
     with pytest.raises(LabError, match="is pinned"):
         checkpoints.delete(run, 3)
     checkpoints.pin(run, 3, keep=False)

@@ -15,6 +15,7 @@ import pytest
 
 from lab import devices, host, paths, process
 from lab.atomic_files import read_object, write_json
+from lab.devices import HostGpu
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions, queue, supervisor, supervisor_start, warm_worker
@@ -22,17 +23,9 @@ from lab.runs import actions, queue, supervisor, supervisor_start, warm_worker
 GB = 10**9
 
 
-def gpu(index: int, free: int = 20, **other: Any) -> dict[str, Any]:
-    return {
-        "index": index,
-        "uuid": f"GPU-{index}{index}aa-bb",
-        "name": "Card",
-        "memory_bytes": 24 * GB,
-        "free_bytes": free * GB,
-        "driver": "1",
-        "speed": 100,
-        **other,
-    }
+def gpu(index: int, free: int = 20, uuid: str = "", speed: int = 100) -> HostGpu:
+    uuid = uuid or f"GPU-{index}{index}aa-bb"
+    return HostGpu(index, uuid, "Card", 24 * GB, free * GB, "1", speed)
 
 
 THREE = [gpu(0, free=4), gpu(1, free=20), gpu(2, free=12)]
@@ -43,7 +36,7 @@ PARTS = [gpu(0), gpu(1, uuid="MIG-p1"), gpu(1, uuid="MIG-p2"), gpu(2, speed=900)
 def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that the machine has these cards, with CUDA_VISIBLE_DEVICES as said."""
 
-    def have(gpus: list[dict[str, Any]], visible: str | None = None) -> None:
+    def have(gpus: list[HostGpu], visible: str | None = None) -> None:
         monkeypatch.setattr(host, "all_gpus", lambda: gpus)
         monkeypatch.setattr(host, "gpu_bytes_of", lambda pids: 0)
         monkeypatch.setenv(devices.VISIBLE, visible or "")  # so that it is put back, whatever pins
@@ -74,12 +67,12 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     ],
 )
 def test_what_cuda_would_show(
-    gpus: list[dict[str, Any]], visible: str | None, order: str, seen: list[str]
+    gpus: list[HostGpu], visible: str | None, order: str, seen: list[str]
 ) -> None:
     environment = {"CUDA_DEVICE_ORDER": order}
     if visible is not None:
         environment[devices.VISIBLE] = visible
-    assert [gpu["uuid"] for gpu in devices.visible(gpus, environment)] == seen
+    assert [gpu.uuid for gpu in devices.visible(gpus, environment)] == seen
 
 
 @pytest.mark.parametrize(
@@ -95,7 +88,7 @@ def test_what_cuda_would_show(
     ],
 )
 def test_a_worker_started_by_hand_takes_the_roomiest_of_what_it_may_see(
-    cards: Callable[..., None], gpus: list[dict[str, Any]], visible: str | None, chosen: str
+    cards: Callable[..., None], gpus: list[HostGpu], visible: str | None, chosen: str
 ) -> None:
     cards(gpus, visible)
     devices.pin(host.gpus())
@@ -233,6 +226,7 @@ def test_the_process_of_a_worker_pins_itself_before_anything_else(tmp_path: Path
     """A real `python -m lab.train`, started by hand, with the list of cards put in its way."""
     (tmp_path / "sitecustomize.py").write_text(
         "import lab.host as m, json, os, atexit\n"
+        "from lab.devices import HostGpu\n"
         f"m.all_gpus = lambda: {THREE!r}\n"
         "atexit.register(lambda: print('SEES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True))\n"
     )

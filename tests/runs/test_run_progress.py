@@ -53,6 +53,11 @@ def test_what_is_to_come_takes_what_the_estimate_says(run: RunDir) -> None:
     assert expected == pytest.approx(
         {"load": 7.0, "data": 3.0, "base": 2.0, "sample": 3.0, "train": 126.0, "save": 4.0}
     ), "the base is one of ten evaluations, the first sample one of three"
+    write_json(run.estimate, {"pace": pace | {"saving_s": 4.0, "probing_s": 60.0}})
+    probed = {phase.name: phase.total_s for phase in run_progress(run, START).phases}
+    assert probed == pytest.approx(expected | {"base": 12.0, "train": 176.0}), (
+        "a sixth is the base's"
+    )
 
 
 def test_the_first_sample_is_no_loading(run: RunDir) -> None:

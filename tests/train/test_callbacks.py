@@ -112,7 +112,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(
     evaluations([2.0, 2.5, 2.4, 2.3])
     run = small_run("lora", train=train)
     assert steps(run, "eval") == [2, 4, 6, 8]
-    assert checkpoints.table(run)[-1]["step"] == 6
+    assert checkpoints.table(run)[-1].step == 6
     evaluations([2.2, 1.0])
     again(run)
     assert record_reader.last_event(run, "plan")["resumed_at"] == 6

@@ -11,7 +11,7 @@ import torch
 
 from lab.data.catalog import Dataset
 from lab.data.formats import Example
-from lab.data.prepare import PreparedData
+from lab.data.prepare import DataFigures, PreparedData
 from lab.train import sample_outputs
 from lab.train.sample_outputs import SampleGenerator
 from tests.methods import tiny
@@ -46,7 +46,7 @@ class Events:
 def sampler(
     tokenizer: Any, first: Example, card: dict[str, Any] | None = None, system: str = ""
 ) -> tuple[SampleGenerator, Events]:
-    data = PreparedData([], [], system, first, {})
+    data = PreparedData([], [], system, first, DataFigures())
     events: Any = Events()
     dataset = Dataset("x", Path("x"), card or {})
     return SampleGenerator(tokenizer, dataset, data, events, "float32"), events

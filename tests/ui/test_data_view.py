@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -120,15 +120,12 @@ def test_a_set_that_is_being_fetched_shows_how_far_it_is(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetching: Any = hub_fields._fetching.__wrapped__  # type: ignore[attr-defined]
-    state = {
-        "state": "fetching", "rows": 0, "total": 6000, "bytes": 1_000_000,
-        "total_bytes": 4_000_000, "bytes_per_s": 500_000.0,
-    }  # fmt: skip
+    state = hub_fields.hub.FetchState("fetching", 0, 6000, 1_000_000, 4_000_000, 500_000.0)
     monkeypatch.setattr(hub_fields.hub, "state_of", lambda hub_id: state)
     fetching("org/name")
-    state["rows"] = 1500
+    state = replace(state, rows=1500)
     fetching("org/name")
-    state["total"] = None
+    state = replace(state, total=None)
     fetching("org/name")
     bars = [(args[0], named["text"]) for kind, args, named in screen.calls if kind == "progress"]
     assert bars == [

@@ -81,9 +81,9 @@ def price_of_an_error(claim: Claim) -> Finding:
 @finds("A9")
 def full_is_needed(claim: Claim) -> Finding:
     case = AdviceCase(parameters=5e8, examples=1000, gpu_gb=24.0)
-    own, other = _answer("A9", case), _answer("A11", case)
-    disagree = own[0].trains_everything != other[0].trains_everything
-    value = f"0.5B, 1,000 examples: {own[1]}; A11 of the same article: {other[1]}"
+    answer, other = _answer("A9", case), _answer("A11", case)
+    disagree = answer[0].trains_everything != other[0].trains_everything
+    value = f"0.5B, 1,000 examples: {answer[1]}; A11 of the same article: {other[1]}"
     kind = Ruling.CONTRADICTS if disagree else Ruling.CONFIRMED
     note = "A9 asks for full under about 1B, A11 for PEFT under 10,000 examples."
     return Finding(value, Basis.COMPUTED, kind, "", (), note)

@@ -292,16 +292,16 @@ def gpt2(claim: Claim) -> Finding:
 def ratio_of_full(claim: Claim) -> Finding:
     memory_low, memory_high = range_of(claim.printed["memory"])
     time_low, time_high = range_of(claim.printed["time"])
-    own = get("D1").printed
+    printed = get("D1").printed
     full = simulated(MODELS["7B"], "full", 1, device=A100)
     lora = simulated(MODELS["7B"], "lora", 1, device=A100)
     speeds = [each.speed.tokens_per_s if each.speed else None for each in (full, lora)]
     slower = speeds[1] / speeds[0] if speeds[0] and speeds[1] else 0.0
     where = f"Mistral-7B on an A100, {under(1)}"
     figures = [
-        Sum("memory in D1", memory_low, memory_high, own["full_gb"] / own["lora_gb"],
+        Sum("memory in D1", memory_low, memory_high, printed["full_gb"] / printed["lora_gb"],
                "times", "the same article's measurement", is_own=True),
-        Sum("time in D1", time_low, time_high, own["full_s"] / own["lora_s"], "times",
+        Sum("time in D1", time_low, time_high, printed["full_s"] / printed["lora_s"], "times",
                "the same article's measurement", is_own=True),
         Sum("memory", memory_low, memory_high, peak_gb(full) / peak_gb(lora), "times", where),
         Sum("time", time_low, time_high, slower, "times", where),

@@ -5,43 +5,35 @@ from __future__ import annotations
 from lab.advise.claims import Basis, Claim, Finding, Ruling, Sum, finds
 from lab.advise.claims.memory_rules import A100, MODELS, simulated, under
 
+# claims that a run on this machine could test, and what it would take
+UNTESTED = {
+    "A5": "a pair of runs with the forgetting probe",
+    "A10": "full against LoRA on a small dataset",
+    "A13": "a race of ranks",
+    "B12": "full against LoRA, each at its best learning rate",
+    "C11": "a race of ranks and target modules",
+    "C12": "LoRA at a low and a high rank, and their singular values",
+    "C14": "a race with and without general text",
+    "C20": "a pair of runs with the forgetting probe",
+    "C21": "a race on made-up facts, asked as questions",
+}
+# and those that none here could
+OUT_OF_REACH = {
+    "A8": "pairs of runs on models of several sizes, and a GPU for the larger ones",
+    "C22": "more than 10 million examples, and the GPU weeks to train on them",
+}
+
 
 def _open(test: str, note: str = "") -> Finding:
     return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {test}", (), note)
 
 
-def _needs(means: str, note: str = "") -> Finding:
-    return Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, means, (), note)
-
-
-@finds("A5", "C20")
-def forgetting(claim: Claim) -> Finding:
-    return _open("a pair of runs with the forgetting probe")
-
-
-@finds("A8")
-def gap_by_size(claim: Claim) -> Finding:
-    return _needs("pairs of runs on models of several sizes, and a GPU for the larger ones")
-
-
-@finds("A10")
-def few_examples(claim: Claim) -> Finding:
-    return _open("full against LoRA on a small dataset")
-
-
-@finds("B12")
-def within_percents(claim: Claim) -> Finding:
-    return _open("full against LoRA, each at its best learning rate")
-
-
-@finds("C21")
-def behaviour_and_facts(claim: Claim) -> Finding:
-    return _open("a race on made-up facts, asked as questions")
-
-
-@finds("C22")
-def many_examples(claim: Claim) -> Finding:
-    return _needs("more than 10 million examples, and the GPU weeks to train on them")
+for claim_id in UNTESTED:
+    finds(claim_id)(lambda claim: _open(UNTESTED[claim.id]))
+for claim_id in OUT_OF_REACH:
+    finds(claim_id)(
+        lambda claim: Finding("–", Basis.NOT_TESTABLE, Ruling.NEEDS, OUT_OF_REACH[claim.id])
+    )
 
 
 @finds("D4")
@@ -65,8 +57,3 @@ def equal_steps(claim: Claim) -> Finding:
         "At equal steps full is given that much more time; races here count tokens, time or FLOPs."
     )
     return Finding(value, Basis.SIMULATED, kind, "", (figure,), note)
-
-
-@finds("A13")
-def best_rank(claim: Claim) -> Finding:
-    return _open("a race of ranks")

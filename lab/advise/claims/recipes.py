@@ -53,8 +53,8 @@ def lora_recipe(claim: Claim) -> Finding:
         MODELS["7B"], "lora", printed["batch"], printed["tokens"],
         rank=printed["rank"], alpha=float(printed["alpha"]),
     )  # fmt: skip
-    own = methods.get("lora").config()
-    same = own.rank == printed["rank"] and own.alpha == printed["alpha"]
+    defaults = methods.get("lora").config()
+    same = defaults.rank == printed["rank"] and defaults.alpha == printed["alpha"]
     value = (
         f"{peak_gb(forecast):.1f} GB for Mistral-7B; "
         f"{'also the lab’s default rank and alpha' if same else 'the lab’s defaults differ'}"
@@ -65,26 +65,16 @@ def lora_recipe(claim: Claim) -> Finding:
 
 @finds("C10")
 def alpha_and_rank(claim: Claim) -> Finding:
-    own = methods.get("lora").config()
+    defaults = methods.get("lora").config()
     ratio = claim.printed["ratio"]
-    scales = {rank: own.alpha / rank for rank in (8, 16, 64)}
+    scales = {rank: defaults.alpha / rank for rank in (8, 16, 64)}
     figures = [
-        exactly("alpha / r of the lab's default", ratio, own.alpha / own.rank, "",
-                f"{own.alpha:g} / {own.rank}")
+        exactly("alpha / r of the lab's default", ratio, defaults.alpha / defaults.rank, "",
+                f"{defaults.alpha:g} / {defaults.rank}")
     ]  # fmt: skip
     listed = ", ".join(f"r {rank}: {spelled(scale)}" for rank, scale in scales.items())
-    value = f"at alpha {own.alpha:g} the update is scaled by {listed}"
+    value = f"at alpha {defaults.alpha:g} the update is scaled by {listed}"
     return judged(figures, Basis.COMPUTED, value, note="rsLoRA scales by alpha / √r instead.")
-
-
-@finds("C11")
-def ranks(claim: Claim) -> Finding:
-    return _by_race("a race of ranks and target modules")
-
-
-@finds("C12")
-def spectra(claim: Claim) -> Finding:
-    return _by_race("LoRA at a low and a high rank, and their singular values")
 
 
 @finds("C13")
@@ -103,19 +93,9 @@ def kept_checkpoints(claim: Claim) -> Finding:
     return Finding(value, Basis.SIMULATED, Ruling.DEPENDS, "on the disk", (), note)
 
 
-@finds("C14")
-def against_forgetting(claim: Claim) -> Finding:
-    return _by_race("a race with and without general text")
-
-
 @finds("C15")
 def sharding(claim: Claim) -> Finding:
     return Finding(
         "–", Basis.NOT_TESTABLE, Ruling.NEEDS, "several GPUs: a run here has one",
         note="The lab trains on one device; what a run takes beyond it is on the Hardware tab.",
     )  # fmt: skip
-
-
-def _by_race(test: str) -> Finding:
-    """Of a claim about quality that no race has tested yet."""
-    return Finding("–", Basis.NOT_YET, Ruling.OPEN, f"until tested: needs {test}")

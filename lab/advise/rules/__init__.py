@@ -63,6 +63,11 @@ class RuleAnswer:
     def vote(self) -> Approach:
         return self.wish or self.approach
 
+    @staticmethod
+    def of(approach: Approach, reason: str, *rests_on: str) -> RuleAnswer:
+        """In the approach's own words."""
+        return RuleAnswer(approach, approach.in_words, reason, rests_on)
+
 
 @dataclass(frozen=True)
 class RuleSet:

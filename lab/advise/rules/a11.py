@@ -33,9 +33,9 @@ def judge(case: AdviceCase) -> RuleAnswer:
             first.approach, first.answer, f"Override: {first.reason}{also}", first.rests_on
         )
     if case.billions > LARGE_B:
-        return _answer(Approach.PEFT, f"{case.size_in_words} are over {LARGE_B} B.")
+        return RuleAnswer.of(Approach.PEFT, f"{case.size_in_words} are over {LARGE_B} B.")
     if case.examples > MANY_EXAMPLES and case.domain_shift == "far":
-        return _answer(
+        return RuleAnswer.of(
             Approach.FULL,
             f"{case.examples:,} examples are over {MANY_EXAMPLES:,}, and the domain is far.",
         )
@@ -44,7 +44,7 @@ def judge(case: AdviceCase) -> RuleAnswer:
         if case.examples <= MANY_EXAMPLES
         else "the domain is near"
     )
-    return _answer(
+    return RuleAnswer.of(
         Approach.PEFT, f"At most {LARGE_B} B parameters, and {why}: PEFT unless data and "
         "distance are both large.",
     )  # fmt: skip
@@ -54,20 +54,16 @@ def _overrides(case: AdviceCase) -> list[RuleAnswer]:
     rules = []
     if case.variants > MANY_VARIANTS:
         reason = f"{case.variants:,} variants are many tenants: LoRA, mandatory."
-        rules.append(_answer(Approach.LORA, reason))
+        rules.append(RuleAnswer.of(Approach.LORA, reason))
     if case.budget_usd is not None and case.budget_usd < SMALL_BUDGET_USD:
         reason = f"{case.budget_usd:,.0f} USD are under {SMALL_BUDGET_USD:,}: QLoRA."
-        rules.append(_answer(Approach.QLORA, reason))
+        rules.append(RuleAnswer.of(Approach.QLORA, reason))
     if case.goal == "continued pretraining":
-        rules.append(_answer(Approach.FULL, "continued pretraining needs full fine-tuning."))
+        rules.append(RuleAnswer.of(Approach.FULL, "continued pretraining needs full fine-tuning."))
     if case.examples < FEW_EXAMPLES:
         reason = f"{case.examples:,} examples are under {FEW_EXAMPLES:,}: PEFT."
-        rules.append(_answer(Approach.PEFT, reason, "A10"))
+        rules.append(RuleAnswer.of(Approach.PEFT, reason, "A10"))
     if case.keeps_general:
         reason = "the base's abilities must be kept: PEFT."
-        rules.append(_answer(Approach.PEFT, reason, "A5"))
+        rules.append(RuleAnswer.of(Approach.PEFT, reason, "A5"))
     return rules
-
-
-def _answer(approach: Approach, reason: str, *claims: str) -> RuleAnswer:
-    return RuleAnswer(approach, approach.in_words, reason, claims)

@@ -41,25 +41,29 @@ def judge(case: AdviceCase) -> RuleAnswer:
     if isinstance(price, (int, float)):
         saved = training_saved_usd(case)
         if price < saved:
-            return _answer(
+            return RuleAnswer.of(
                 Approach.LORA,
                 f"Two points of accuracy are worth {price:,.2f} USD, less than the training that "
                 f"LoRA saves ({saved:,.2f} USD).",
             )
-        return _answer(
+        return RuleAnswer.of(
             Approach.FULL,
             f"Two points of accuracy are worth {price:,.2f} USD, more than the training that LoRA "
             f"saves ({saved:,.2f} USD).",
         )
     if price == "high":
-        return _answer(Approach.FULL, "An error costs far more than the training (legal, medical).")
+        return RuleAnswer.of(
+            Approach.FULL, "An error costs far more than the training (legal, medical)."
+        )
     if price == "low":
-        return _answer(Approach.LORA, "Errors are cheap: the training saved is worth more.")
+        return RuleAnswer.of(Approach.LORA, "Errors are cheap: the training saved is worth more.")
     if case.budget_usd is not None:
-        return _answer(Approach.LORA, f"Cost is the hard constraint ({case.budget_usd:,.0f} USD).")
+        return RuleAnswer.of(
+            Approach.LORA, f"Cost is the hard constraint ({case.budget_usd:,.0f} USD)."
+        )
     is_special = case.goal in SPECIAL or case.domain_shift == "far"
     if is_special and case.billions < SMALL_B:
-        return _answer(
+        return RuleAnswer.of(
             Approach.FULL,
             f"The task is special, and {case.size_in_words} (under {SMALL_B} B) "
             "tolerate full fine-tuning.",
@@ -69,8 +73,4 @@ def judge(case: AdviceCase) -> RuleAnswer:
         if is_special
         else "the task is not special"
     )
-    return _answer(Approach.LORA, f"No price of an error is given, and {why}.")
-
-
-def _answer(approach: Approach, reason: str) -> RuleAnswer:
-    return RuleAnswer(approach, approach.in_words, reason)
+    return RuleAnswer.of(Approach.LORA, f"No price of an error is given, and {why}.")

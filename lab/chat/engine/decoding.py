@@ -178,7 +178,7 @@ class _Text(TextStreamer):
     def __init__(self, decoding: Decoding) -> None:
         super().__init__(decoding.tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.decoding = decoding
-        self.held = ""  # text that may be the beginning of a stop string
+        self.pending = ""  # text that may be the beginning of a stop string
         self.is_cut = False  # behind a stop string nothing is shown
 
     def put(self, value: torch.Tensor) -> None:
@@ -189,21 +189,21 @@ class _Text(TextStreamer):
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if self.is_cut:
             return
-        self.held += text
+        self.pending += text
         strings = self.decoding.settings.stop
-        starts = [self.held.index(string) for string in strings if string in self.held]
+        starts = [self.pending.index(string) for string in strings if string in self.pending]
         self.is_cut = bool(starts)
         if starts:
-            self.held = self.held[: min(starts)]
+            self.pending = self.pending[: min(starts)]
         whole = self.is_cut or stream_end or not strings
-        certain = self.held if whole else self.held[: 1 - max(map(len, strings))]
-        self.held = self.held[len(certain) :]
+        certain = self.pending if whole else self.pending[: 1 - max(map(len, strings))]
+        self.pending = self.pending[len(certain) :]
         if certain:
             self.decoding.on_text(certain)
 
     def flush(self) -> None:
         """What was held back, where `generate` failed before it could say that it ended."""
-        if self.token_cache or self.held:
+        if self.token_cache or self.pending:
             self.end()
 
 

@@ -196,20 +196,20 @@ def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
     ids = proof.probe_ids(base.model)
     again = proof.probe(base.model, ids)
     tensors = loaded_tensors = None
-    folder = named.folder
-    if folder is not None:
-        tensors, loaded_tensors = proof.count_loaded(loaded.model, folder)
+    files = named.weight_files
+    if files:
+        tensors, loaded_tensors = proof.count_loaded(loaded.model, files)
         if tensors and not loaded_tensors:
             raise LabError(
-                f"None of the {tensors} tensors in {folder} is in the model that was "
+                f"None of the {tensors} tensors in {files[0].parent} is in the model that was "
                 "built from it.",
                 "It belongs to another base model, or its names were changed.",
             )
     assert base.probe is not None
-    own = proof.probe(loaded.model, ids)
+    result_probe = proof.probe(loaded.model, ids)
     measured = proof.Proof(
         base_difference=proof.difference(base.probe, again),
-        effect=proof.difference(own, again),
+        effect=proof.difference(result_probe, again),
         tensors=tensors,
         tensors_loaded=loaded_tensors,
     )
@@ -254,6 +254,6 @@ def _free_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _budget(held: int) -> int:
+def _budget(loaded_bytes: int) -> int:
     """Bytes that models may take, of what is free beside them."""
-    return int((_free_bytes() + held) * BUDGET_SHARE)
+    return int((_free_bytes() + loaded_bytes) * BUDGET_SHARE)

@@ -7,6 +7,7 @@ logits differ from the base's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,30 +79,33 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((first[:, :width] - second[:, :width]).abs().max())
 
 
-def count_loaded(model: Any, folder: Path) -> tuple[int, int]:
-    """(tensors in the safetensors of `folder`, those of them that `model` holds, by value)."""
+def count_loaded(model: Any, files: Sequence[Path]) -> tuple[int, int]:
+    """(tensors in these files of safetensors, those of them that `model` holds, by value)."""
     from safetensors import safe_open
 
-    held: dict[Any, list[torch.Tensor]] = {}
+    tensors_by_shape: dict[Any, list[torch.Tensor]] = {}
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
     for _, tensor in tensors:
-        held.setdefault(tuple(tensor.shape), []).append(tensor.detach())
+        tensors_by_shape.setdefault(tuple(tensor.shape), []).append(tensor.detach())
     total = loaded = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():
                 tensor = stored.get_tensor(name)
                 total += 1
-                loaded += any(_equal(tensor, own) for own in held.get(tuple(tensor.shape), ()))
+                loaded += any(
+                    _equal(tensor, candidate)
+                    for candidate in tensors_by_shape.get(tuple(tensor.shape), ())
+                )
     return total, loaded
 
 
-def _equal(stored: torch.Tensor, own: torch.Tensor) -> bool:
+def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
     """Whether `own` is `stored` in the type that the model has."""
-    if own.is_meta:
+    if loaded.is_meta:
         return False
-    flat, other = stored.reshape(-1), own.reshape(-1)
+    flat, other = stored.reshape(-1), loaded.reshape(-1)
     for part in (slice(0, EDGE), slice(-EDGE, None), slice(None)):
-        if not torch.equal(flat[part].to(own.dtype), other[part].cpu()):
+        if not torch.equal(flat[part].to(loaded.dtype), other[part].cpu()):
             return False
     return True

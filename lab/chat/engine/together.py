@@ -58,8 +58,8 @@ def share_products(model: nn.Module) -> nn.Module:
 def is_shared(model: nn.Module, base: nn.Module) -> bool:
     """Whether most linear weights of `model` are those of `base`, so that products are joined."""
     known = {layer.weight.data_ptr() for layer in _linear_layers(base)}
-    own = [layer.weight.data_ptr() for layer in _linear_layers(model)]
-    return sum(pointer in known for pointer in own) > len(own) / 2
+    addresses = [layer.weight.data_ptr() for layer in _linear_layers(model)]
+    return sum(pointer in known for pointer in addresses) > len(addresses) / 2
 
 
 def _linear_layers(model: nn.Module) -> list[Any]:

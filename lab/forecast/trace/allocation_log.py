@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from lab.forecast.trace.caching_allocator import Allocator, Block
@@ -25,13 +25,13 @@ class Event(NamedTuple):
     module: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Peak:
     """The highest point of one segment: bytes by kind, what was running, and the bytes of the
     allocator's blocks (`counted`), which hold a little more than the tensors."""
 
     total: int = 0
-    kinds: dict[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, int] = field(default_factory=dict)
     operation: str = ""
     module: str = ""
     counted: int = 0
@@ -88,7 +88,8 @@ class Log:
             blocks = self.blocks()
             reserved = blocks.reserved
             for segment, peak in peaks.items():
-                peak.counted = max(peak.total, blocks.peaks.get(segment, 0))
+                counted = max(peak.total, blocks.peaks.get(segment, 0))
+                peaks[segment] = replace(peak, counted=counted)
         return Trace(peaks, reserved, launches_of_step(self.launches))
 
     def with_kinds(self) -> Iterator[tuple[Event, str]]:
@@ -115,8 +116,7 @@ class Log:
             live[kind] += event.size
             total += event.size
             if total > peak.total:
-                peak.total, peak.kinds = total, dict(live)
-                peak.operation, peak.module = event.operation, event.module
+                peaks[event.segment] = Peak(total, dict(live), event.operation, event.module)
         return peaks
 
     def blocks(self) -> Blocks:
@@ -136,7 +136,7 @@ class Log:
         step = [part for part in parts if part[0] not in BEFORE]
         after = next((i for i, part in enumerate(step) if part[0] == "optimizer"), len(step))
         allocator = Allocator()
-        held: dict[int, Block] = {}
+        block_of: dict[int, Block] = {}
         changes: dict[str, tuple[int, int]] = {}
 
         def replay(parts: list[tuple[str, list[tuple[int, int]]]]) -> dict[str, int]:
@@ -147,12 +147,12 @@ class Log:
                 top = begin
                 for storage, size in events:
                     if size > 0:
-                        if storage not in held:
-                            held[storage] = allocator.take(size)
+                        if storage not in block_of:
+                            block_of[storage] = allocator.take(size)
                             highest = max(highest, allocator.allocated)
                             top = max(top, allocator.allocated)
-                    elif storage in held:
-                        allocator.give(held.pop(storage))
+                    elif storage in block_of:
+                        allocator.give(block_of.pop(storage))
                 peaks[segment] = max(highest, allocator.allocated)
                 before, most = changes.get(segment, (0, 0))
                 net = before + allocator.allocated - begin
@@ -168,7 +168,9 @@ class Log:
             before, peaks = peaks, replay(step)
             if peaks == before:
                 break
-        of_layers = sum(block.size for storage, block in held.items() if storage in self.layer_of)
+        of_layers = sum(
+            block.size for storage, block in block_of.items() if storage in self.layer_of
+        )
         return Blocks(
             {**first, **peaks}, dict(changes), allocator.allocated, of_layers, allocator.reserved
         )

@@ -64,19 +64,19 @@ class AllocationTracker(TorchDispatchMode):
     ) -> None:
         """Count tensors that were there before, such as weights, as `kind`."""
         for tensor in tensors:
-            number = self._add(tensor, "given")
-            self.kind_of[number] = kind
+            storage = self._add(tensor, "given")
+            self.kind_of[storage] = kind
             if layer is not None:
-                self.layer_of[number] = layer
+                self.layer_of[storage] = layer
 
     def tag(self, tensors: Iterable[torch.Tensor], kind: str, layer: int | None = None) -> None:
         """Say what storages that are already in the log have turned out to be."""
         for tensor in tensors:
-            number = self._known.get(tensor.untyped_storage()._cdata)
-            if number is not None:
-                self.kind_of.setdefault(number, kind)
+            storage = self._known.get(tensor.untyped_storage()._cdata)
+            if storage is not None:
+                self.kind_of.setdefault(storage, kind)
                 if layer is not None:
-                    self.layer_of.setdefault(number, layer)
+                    self.layer_of.setdefault(storage, layer)
 
     def log(self) -> Log:
         """What is written by now."""
@@ -117,16 +117,16 @@ class AllocationTracker(TorchDispatchMode):
             several = args[0] if args and isinstance(args[0], (tuple, list)) else ()
             for index, part in enumerate(result):
                 if isinstance(part, torch.Tensor):
-                    number = self._add(part, operation)
-                    self._inherit(number, several[index : index + 1])
+                    storage = self._add(part, operation)
+                    self._inherit(storage, several[index : index + 1])
         return result
 
-    def _inherit(self, number: int, made_from: Iterable[Any]) -> None:
+    def _inherit(self, storage: int, made_from: Iterable[Any]) -> None:
         """Outside the passes through the layers, what is made from a layer's tensor is its too."""
-        if self.segment in OUTSIDE and number not in self.layer_of:
+        if self.segment in OUTSIDE and storage not in self.layer_of:
             layer = self._layer_among(made_from)
             if layer is not None:
-                self.layer_of[number] = layer
+                self.layer_of[storage] = layer
 
     def _layer_among(self, arguments: Iterable[Any]) -> int | None:
         """The layer of the first tensor that is known to be one's."""
@@ -142,26 +142,26 @@ class AllocationTracker(TorchDispatchMode):
         self._resolve_pending_sum()
         return self._appear(rounded(size), operation)
 
-    def release(self, number: int) -> None:
-        self._gone(number, None)
+    def release(self, storage: int) -> None:
+        self._gone(storage, None)
 
     def _add(self, tensor: torch.Tensor, operation: str, held_for: int | None = None) -> int:
         storage = tensor.untyped_storage()
         address = storage._cdata
-        number = self._known.get(address)
-        if number is not None:
-            return number
+        storage_id = self._known.get(address)
+        if storage_id is not None:
+            return storage_id
         size = rounded(storage.nbytes())
         if held_for is None:
-            number = self._appear(size, operation)
+            storage_id = self._appear(size, operation)
         else:
             self._count += 1
-            number = self._count
-            self._sizes[number] = size
-            self._pending_sum = (number, held_for)
-        self._known[address] = number
-        weakref.finalize(storage, self._gone, number, address).atexit = False
-        return number
+            storage_id = self._count
+            self._sizes[storage_id] = size
+            self._pending_sum = (storage_id, held_for)
+        self._known[address] = storage_id
+        weakref.finalize(storage, self._gone, storage_id, address).atexit = False
+        return storage_id
 
     def _appear(self, size: int, operation: str) -> int:
         self._count += 1
@@ -170,35 +170,37 @@ class AllocationTracker(TorchDispatchMode):
             self.events.append(Event(self.segment, self._count, size, operation, self.module))
         return self._count
 
-    def _gone(self, number: int, address: int | None) -> None:
-        if address is not None and self._known.get(address) == number:
+    def _gone(self, storage: int, address: int | None) -> None:
+        if address is not None and self._known.get(address) == storage:
             del self._known[address]
-        if self._pending_sum is not None and number == self._pending_sum[1]:
-            held = self._pending_sum[0]
+        if self._pending_sum is not None and storage == self._pending_sum[1]:
+            summed = self._pending_sum[0]
             self._pending_sum = None
-            if self._sizes[held] == self._sizes[number] and held in self._sizes:
+            if self._sizes[summed] == self._sizes[storage] and summed in self._sizes:
                 # in place: the sum takes over the block, under its own number
                 self.events.append(
-                    Event(self.segment, number, -self._sizes.pop(number), "add", self.module)
+                    Event(self.segment, storage, -self._sizes.pop(storage), "add", self.module)
                 )
-                self.events.append(Event(self.segment, held, self._sizes[held], "add", self.module))
+                self.events.append(
+                    Event(self.segment, summed, self._sizes[summed], "add", self.module)
+                )
                 return
-            self._write(held)
-        if self._pending_sum is not None and self._pending_sum[0] == number:
+            self._write(summed)
+        if self._pending_sum is not None and self._pending_sum[0] == storage:
             self._pending_sum = None
-            self._sizes.pop(number, None)
+            self._sizes.pop(storage, None)
             return
-        size = self._sizes.pop(number, 0)
+        size = self._sizes.pop(storage, 0)
         if size:
-            self.events.append(Event(self.segment, number, -size, "", self.module))
+            self.events.append(Event(self.segment, storage, -size, "", self.module))
 
     def _resolve_pending_sum(self) -> None:
         """No summand has died: the sum has a block of its own."""
         if self._pending_sum is not None:
-            held, self._pending_sum = self._pending_sum[0], None
-            self._write(held)
+            summed, self._pending_sum = self._pending_sum[0], None
+            self._write(summed)
 
-    def _write(self, number: int) -> None:
-        size = self._sizes.get(number, 0)
+    def _write(self, storage: int) -> None:
+        size = self._sizes.get(storage, 0)
         if size:
-            self.events.append(Event(self.segment, number, size, "add", self.module))
+            self.events.append(Event(self.segment, storage, size, "add", self.module))

@@ -66,8 +66,12 @@ def shorten(kinds: Sequence[Hashable]) -> tuple[list[int], list[int]]:
         layers = list(run)
         first, more = len(chosen), len(layers) - TRACED_LAYERS
         chosen += layers if more <= 0 else [*layers[:3], *layers[-2:]]
-        places = list(range(first, len(chosen)))
-        stands_for += places if more <= 0 else [*places[:3], *[first + 2] * more, *places[3:]]
+        short_indices = list(range(first, len(chosen)))
+        stands_for += (
+            short_indices
+            if more <= 0
+            else [*short_indices[:3], *[first + 2] * more, *short_indices[3:]]
+        )
     return chosen, stands_for
 
 
@@ -78,8 +82,8 @@ def repeated(launches: dict[str, int], stands_for: Sequence[int]) -> dict[str, i
     for segment, count in launches.items():
         sign = "@" if "@" in segment else LAYER
         phase, _, layer = segment.partition(sign)
-        places = [index for index, stand in enumerate(stands_for) if str(stand) == layer]
-        whole |= {f"{phase}{sign}{index}": count for index in places} or {segment: count}
+        indices = [index for index, stand in enumerate(stands_for) if str(stand) == layer]
+        whole |= {f"{phase}{sign}{index}": count for index in indices} or {segment: count}
     return whole
 
 
@@ -98,10 +102,12 @@ class _Extension:
 
     def __init__(self, short: Log, stands_for: list[int]) -> None:
         self.short, self.stands_for = short, stands_for
-        self.places: dict[int, list[int]] = defaultdict(list)  # in the whole, by the short one's
+        self.indices_of: dict[int, list[int]] = defaultdict(
+            list
+        )  # in the whole, by the short one's
         for index, stand in enumerate(stands_for):
-            self.places[stand].append(index)
-        self.middles = [stand for stand, places in self.places.items() if len(places) > 1]
+            self.indices_of[stand].append(index)
+        self.middles = [stand for stand, indices in self.indices_of.items() if len(indices) > 1]
         self.parts = self._parts()
         self.names = self._names()
         self._check()
@@ -168,7 +174,7 @@ class _Extension:
         of all that it stands for."""
         for layer, some in itertools.groupby(events, key=lambda e: self.names[e.storage][1]):
             stretch = list(some)
-            for whole in [layer] if layer is None else self.places[layer]:
+            for whole in [layer] if layer is None else self.indices_of[layer]:
                 self._emit(part, stretch, layer, whole)
 
     def _emit(
@@ -182,13 +188,13 @@ class _Extension:
         for event in events:
             part, layer, count = self.names[event.storage]
             name = part, moves[layer], count
-            number = numbers.get(name)
-            if number is None:
-                number = numbers[name] = len(numbers)
+            storage = numbers.get(name)
+            if storage is None:
+                storage = numbers[name] = len(numbers)
                 if event.storage in self.short.kind_of:
-                    self.whole.kind_of[number] = self.short.kind_of[event.storage]
+                    self.whole.kind_of[storage] = self.short.kind_of[event.storage]
             module = event.module.replace(old, new, 1) if shift else event.module
-            events_of_whole.append(Event(segment, number, event.size, event.operation, module))
+            events_of_whole.append(Event(segment, storage, event.size, event.operation, module))
 
     def _moves(
         self, events: list[Event], stand: int | None, whole: int | None

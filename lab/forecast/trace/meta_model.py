@@ -136,9 +136,9 @@ def with_layers(config: Any, chosen: Sequence[int]) -> Any:
             setattr(short, name, [values[index] for index in chosen])
     position = {index: short for short, index in enumerate(chosen)}
     for name in PLACES_OF_LAYERS:
-        places = config.__dict__.get(name)
-        if isinstance(places, (list, tuple)):
-            setattr(short, name, [position[index] for index in places if index in position])
+        indices = config.__dict__.get(name)
+        if isinstance(indices, (list, tuple)):
+            setattr(short, name, [position[index] for index in indices if index in position])
     short.num_hidden_layers = len(chosen)
     return short
 

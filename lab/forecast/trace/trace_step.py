@@ -194,7 +194,7 @@ class _Weights:
     """The weights that train, and which decoder layer each weight is in."""
 
     def __init__(self, model: Any) -> None:
-        self.own = [weight for weight in model.parameters() if weight.requires_grad]
+        self.trainable = [weight for weight in model.parameters() if weight.requires_grad]
         self.layer_of = {
             id(tensor): index
             for index, layer in enumerate(layers_if_any(model))
@@ -202,17 +202,17 @@ class _Weights:
         }
 
     def give_gradients(self, tracker: AllocationTracker) -> None:
-        for weight in self.own:
+        for weight in self.trainable:
             weight.grad = torch.empty_like(weight)
         self.tag_gradients(tracker)
 
     def tag_gradients(self, tracker: AllocationTracker) -> None:
-        for weight in self.own:
+        for weight in self.trainable:
             if weight.grad is not None:
                 tracker.tag([weight.grad], "gradients", self.layer_of.get(id(weight)))
 
     def tag_state(self, tracker: AllocationTracker, optimizer: torch.optim.Optimizer) -> None:
-        for weight in self.own:
+        for weight in self.trainable:
             state = optimizer.state.get(weight, {})
             tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
             tracker.tag(tensors, "optimizer", self.layer_of.get(id(weight)))

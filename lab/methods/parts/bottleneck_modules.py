@@ -64,10 +64,10 @@ def insert(
         parts = sublayers(layer)
         device = next(layer.parameters()).device
         # a layer gives back its input plus what its parts have added: the residual stream
-        places = {"houlsby": [parts.attention, parts.last], "pfeiffer": [layer]}.get(
+        modules = {"houlsby": [parts.attention, parts.last], "pfeiffer": [layer]}.get(
             kind, [parts.last]
         )
-        for module in places:
+        for module in modules:
             adapter = Bottleneck(
                 width, size, activation, dropout, scale, is_parallel=kind == "parallel"
             )

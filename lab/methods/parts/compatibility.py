@@ -6,7 +6,7 @@ and the support matrix read the same fields; no code compares names of methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,30 +128,43 @@ def unsupported_reason(answer: Any) -> str:
     )
 
 
-def matrix(methods: list[Any]) -> list[dict[str, Any]]:
-    """One row a method: {"name", "title", "cells": {key: {"yes", "reason"}}}."""
+@dataclass(frozen=True)
+class SupportCell:
+    yes: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class SupportRow:
+    """One method of the matrix; `cells` by the keys of the features."""
+
+    name: str
+    title: str
+    cells: Mapping[str, SupportCell]
+
+
+def matrix(methods: list[Any]) -> list[SupportRow]:
+    """What each method supports."""
+
+    def cell(answer: Any) -> SupportCell:
+        return SupportCell(bool(answer), unsupported_reason(answer))
+
     return [
-        {
-            "name": method.name,
-            "title": method.title,
-            "cells": {
-                feature.key: {
-                    "yes": bool(getattr(method, feature.method_attribute)),
-                    "reason": unsupported_reason(getattr(method, feature.method_attribute)),
-                }
-                for feature in FEATURES
-            },
-        }
+        SupportRow(
+            method.name,
+            method.title,
+            {each.key: cell(getattr(method, each.method_attribute)) for each in FEATURES},
+        )
         for method in methods
     ]
 
 
-def reasons(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+def reasons(rows: list[SupportRow]) -> dict[str, list[str]]:
     """The reasons of a matrix, each with the "method × feature" cells that it explains."""
     titles = {feature.key: feature.title for feature in FEATURES}
     pairs: dict[str, list[str]] = {}
     for row in rows:
-        for key, cell in row["cells"].items():
-            if not cell["yes"]:
-                pairs.setdefault(cell["reason"], []).append(f"{row['name']} × {titles[key]}")
+        for key, cell in row.cells.items():
+            if not cell.yes:
+                pairs.setdefault(cell.reason, []).append(f"{row.name} × {titles[key]}")
     return pairs

@@ -81,8 +81,8 @@ def _rank_lines(config: Any) -> list[str]:
         alpha = f"{config.alpha} + {config.last_alpha - config.alpha} * index / last"
     return [
         *lines,
-        'found = {name: re.search(r"\\.(\\d+)\\.", f".{name}.") for name in targets}',
-        "indices = {name: int(match[1]) for name, match in found.items() if match}",
+        'matches = {name: re.search(r"\\.(\\d+)\\.", f".{name}.") for name in targets}',
+        "indices = {name: int(match[1]) for name, match in matches.items() if match}",
         "last = max([1, *indices.values()])",
         "ranks, alphas = {}, {}",
         "for name, index in indices.items():",

@@ -103,22 +103,22 @@ class LoraAndBase(Method):
         )
         tensors = {name: tensor for name, tensor in tensors.items() if name in stored}
         self.resize_base(base, tensors)
-        own = dict(base.named_parameters(remove_duplicate=False))
+        base_weights = dict(base.named_parameters(remove_duplicate=False))
         for name, tensor in tensors.items():
-            if name not in own or own[name].shape != tensor.shape:
+            if name not in base_weights or base_weights[name].shape != tensor.shape:
                 raise LabError(
                     f"{file.name if file else ''} holds '{name}' {tuple(tensor.shape)}, which this "
                     "base model does not have.",
                     "The result was trained from another model.",
                 )
             with torch.no_grad():
-                own[name].copy_(tensor)
+                base_weights[name].copy_(tensor)
         return adapter_files.read(base, folder, "LoraConfig", only=LORA)
 
     def check_saved(self, base: Any, folder: Path) -> None:
         file, opened = _stored(folder)
-        own = {name for name, _ in base.named_parameters(remove_duplicate=False)}
-        unknown = sorted(set(opened) - own)
+        base_names = {name for name, _ in base.named_parameters(remove_duplicate=False)}
+        unknown = sorted(set(opened) - base_names)
         if unknown and file is not None:
             raise LabError(
                 f"{file.name} holds '{quote(unknown[0])}', which this base model does not have.",
@@ -147,14 +147,14 @@ def add_lora(model: Any, names: list[str], config: HybridConfig, context: Contex
     return cast_adapters(peft_model, context)
 
 
-def linear_in_layers(model: Any, places: Iterable[int] | None = None) -> list[str]:
+def linear_in_layers(model: Any, chosen: Iterable[int] | None = None) -> list[str]:
     """Full names of the linear layers inside the decoder layers `places` (None: all)."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     prefix, layers = decoder_layers(model)
     bypassed = bypassed_names(model)
-    indices = range(len(layers)) if places is None else places
+    indices = range(len(layers)) if chosen is None else chosen
     return [
         f"{prefix}.{index}.{name}"
         for index in indices
@@ -168,10 +168,10 @@ def lora_count(model: Any, names: list[str], rank: int) -> int:
     return rank * sum(sum(model.get_submodule(name).weight.shape) for name in names)
 
 
-def unfreeze_layers(model: Any, places: Iterable[int]) -> None:
+def unfreeze_layers(model: Any, indices: Iterable[int]) -> None:
     """Make the base's own weights in the decoder layers `places` trainable."""
     layers = decoder_layers(model)[1]
-    for index in places:
+    for index in indices:
         for name, weight in layers[index].named_parameters():
             if not is_lora(name):
                 weight.requires_grad_(True)

@@ -65,15 +65,15 @@ def _lengthen(body: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tupl
     keys = list(inspect.signature(body.forward).parameters)
     named = dict(zip(keys, inputs, strict=False)) | named
     prompt: SoftPrompt = body.soft_prompt
-    mask, places = named.get("attention_mask"), named.get("position_ids")
+    mask, positions = named.get("attention_mask"), named.get("position_ids")
     if mask is not None:
         if not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
             raise ValueError("a soft prompt needs a mask of shape (rows, tokens), or none")
         ones = mask.new_ones(mask.shape[0], prompt.n)
         named["attention_mask"] = torch.cat([ones, mask], dim=1)
     body.prompt_goes_in = _seen(named) == 0
-    if places is not None:
-        named["position_ids"] = places + prompt.n
+    if positions is not None:
+        named["position_ids"] = positions + prompt.n
     if body.prompt_goes_in:
         words = named.pop("inputs_embeds", None)
         ids = named.pop("input_ids", None)
@@ -81,8 +81,8 @@ def _lengthen(body: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tupl
             words = body.get_input_embeddings()(ids)
         front = prompt.vectors.to(words.dtype).expand(words.shape[0], -1, -1)
         named["inputs_embeds"] = torch.cat([front, words], dim=1)
-        if places is not None:
-            first = torch.arange(prompt.n, device=places.device).expand(places.shape[0], -1)
+        if positions is not None:
+            first = torch.arange(prompt.n, device=positions.device).expand(positions.shape[0], -1)
             named["position_ids"] = torch.cat([first, named["position_ids"]], dim=1)
     return (), named
 
