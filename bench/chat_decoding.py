@@ -135,6 +135,4 @@ def _busy_elsewhere(process: psutil.Process) -> float:
 
 
 def _weight_bytes(named: ModelRef) -> int:
-    if named.folder is None:
-        return 0
-    return sum(file.stat().st_size for file in named.folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in named.weight_files)

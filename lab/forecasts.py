@@ -158,12 +158,14 @@ class RuntimeForecast:
     loading_s: float = 0.0  # imports, data, weights
     sampling_s: float = 0.0
     saving_s: float = 0.0  # checkpoints and the result
+    probing_s: float = 0.0  # the forgetting probe
     launching: float = 1.0  # what this machine's runs said of launches
     beside: float = 1.0  # and of what is no training
 
     @property
     def whole_s(self) -> float:
-        return self.seconds + self.evaluating_s + self.loading_s + self.sampling_s + self.saving_s
+        beside = self.loading_s + self.sampling_s + self.saving_s + self.probing_s
+        return self.seconds + self.evaluating_s + beside
 
     @property
     def is_complete(self) -> bool:

@@ -42,7 +42,7 @@ def test_an_estimate_of_an_older_lab_is_read_as_it_was_meant(how: How) -> None:
     assert again.pop("traced_layers") == layers
     new = {"trace_error": forecast.memory.trace_error, "launches": 0, "download": None}
     if stored["pace"] is not None:  # older labs predicted training and evaluating only
-        of_no_training = {"loading_s": 0.0, "sampling_s": 0.0, "saving_s": 0.0}
+        of_no_training = {"loading_s": 0.0, "sampling_s": 0.0, "saving_s": 0.0, "probing_s": 0.0}
         new["pace"] = stored["pace"] | of_no_training | {"launching": 1.0, "beside": 1.0}
     accumulation = again["settings"].pop("gradient_accumulation_steps")
     assert accumulation == stored["settings"]["accumulation"], "It is read under its former name."

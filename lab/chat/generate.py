@@ -189,10 +189,18 @@ def receipt(
         "base": named.base,
         "step": named.step,
         "warning": f"{loaded.note} {differs}".strip(),
-        "weights": loaded.receipt.get("weights", {}) if named.step is None else {},
+        "weights": _weights_of(loaded, named),
         "proof": loaded.proof.to_json() if loaded.proof else None,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
+
+
+def _weights_of(loaded: LoadedModel, named: ModelRef) -> dict[str, str]:
+    """The sha256 of each file of weights, as it was written with the result or the checkpoint."""
+    if named.step is None:
+        return dict(part(loaded.receipt, "weights"))
+    files = part(loaded.version, "written", "files")
+    return {file.name: str(part(files, file.name).get("sha256")) for file in named.weight_files}
 
 
 def _hash_of(ids: list[int]) -> str:

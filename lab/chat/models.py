@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 FORMS = "base:ID, run:ID, run:ID@STEP or adapter:ID"
+CHECKPOINT_WEIGHTS = "trainable.safetensors"  # the other files of a checkpoint are for a resume
 ASKED_S = 1.0  # for the Hub's word on branches, once a model is in memory
 
 
@@ -54,11 +55,15 @@ class ModelRef:
         return self.run is None and self.adapter is None
 
     @property
-    def folder(self) -> Path | None:
-        """Where the files of a result or an adapter lie; None for a base and a checkpoint."""
+    def weight_files(self) -> list[Path]:
+        """What is loaded beside the base: the files of a result, an adapter or a checkpoint."""
         if self.adapter is not None:
-            return self.adapter.folder
-        return self.run.artifact if self.run is not None and self.step is None else None
+            return sorted(self.adapter.folder.glob("*.safetensors"))
+        if self.run is None:
+            return []
+        if self.step is None:
+            return sorted(self.run.artifact.glob("*.safetensors"))
+        return [self.run.checkpoints / f"step-{self.step}" / CHECKPOINT_WEIGHTS]
 
     @property
     def receipt(self) -> dict[str, Any]:

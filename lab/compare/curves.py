@@ -29,10 +29,13 @@ MEASURES = {  # what is better of each quantity that can be drawn; "" where neit
     "probe/answer_tokens": "",
     "perf/tokens_per_s": HIGHER,
     "memory/peak_bytes": LOWER,
+    "rank/effective": "",
+    "rank/stable": "",
+    "rank/condition": "",
     "train/grad_norm": "",
     "train/learning_rate": "",
 }
-KIND_OF = {"eval": "eval", "probe": "probe"}  # by the key's first part; else train
+KIND_OF = {"eval": "eval", "rank": "eval", "probe": "probe"}  # by the key's first part; else train
 
 
 @dataclass(frozen=True, eq=False)

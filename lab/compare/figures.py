@@ -14,6 +14,7 @@ from lab.compare.contestants import Contestant, Names
 from lab.compare.curves import HIGHER, LOWER
 from lab.compare.verdict import figure_difference
 from lab.formatting import count, duration, flops, signed, size
+from lab.rank.spectrum import ENERGY
 
 NOTHING = "–"
 
@@ -42,8 +43,11 @@ FIGURES = (
     ComparedFigure("tokens_per_s", "Tokens per second", HIGHER, "tokens/s"),
     ComparedFigure("energy_wh", "Energy", LOWER, "Wh"),
     ComparedFigure("cost", "Cost", LOWER, "USD"),
-    ComparedFigure("flops", "Compute", LOWER, "FLOPs"),
+    ComparedFigure("flops", "Model FLOPs", LOWER, "FLOPs"),
     ComparedFigure("trainable", "Trainable parameters", ""),
+    ComparedFigure("effective_rank", "Effective rank of the updates (median)", "", "directions"),
+    ComparedFigure("stable_rank", "Stable rank of the updates (median)", "", "directions"),
+    ComparedFigure("needed_rank", f"Rank that holds {100 * ENERGY:g} % of the energy", "", "rank"),
     ComparedFigure("artifact_bytes", "Size of the result", LOWER, "bytes"),
 )
 BY_KEY = {figure.key: figure for figure in FIGURES}
@@ -155,6 +159,9 @@ def text(figure: ComparedFigure, value: float | None, half: float | None = None)
         return f"{100 * value:.0f} %"
     if figure.unit == "tokens":
         return f"{value:.0f} tokens"
+    if figure.unit in ("directions", "rank"):
+        digits = 1 if figure.unit == "directions" or half is not None else 0
+        return f"{value:.{digits}f}" + (f" ± {half:.1f}" if half is not None else "")
     if figure.key == "perplexity":
         return f"{value:,.1f}" if value < 1e5 else f"{value:.2g}"
     if figure.unit == "bytes":

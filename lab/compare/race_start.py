@@ -225,6 +225,7 @@ def _shorter(forecast: Forecast) -> Forecast:
             seconds=runtime.seconds * PROBE_SHARE,
             evaluating_s=runtime.evaluating_s * PROBE_SHARE,
             sampling_s=0.0,
+            probing_s=0.0,
         )
     if disk is not None:
         disk = replace(disk, checkpoint=0, total=disk.artifact)

@@ -1,4 +1,5 @@
-"""The figures of one run, from what its worker wrote; nothing is computed with a model."""
+"""The figures of one run, from what its worker and measurements wrote; nothing is computed with a
+model."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from lab.atomic_files import file_identity, number, part, read_object, size_of
 from lab.paths import RunDir
+from lab.rank import measure
+from lab.rank.measure import RankReport
 from lab.recent import Recent
 from lab.runs import index, record_reader
 from lab.runs.energy import energy_used
@@ -54,6 +57,9 @@ class RunFigures:
     answer_tokens: float | None  # their mean length
     base_ended: float | None
     base_answer_tokens: float | None
+    effective_rank: float | None  # medians over the updates at the last evaluation, of LoRA
+    stable_rank: float | None
+    needed_rank: float | None  # holds 95 % of the energy of all updates, where that was measured
     losses: HeldOutLosses | None
 
     @property
@@ -73,7 +79,8 @@ _figures: Recent[tuple[Any, ...], RunFigures] = Recent(64)
 def run_figures(run: RunDir) -> RunFigures:
     """Read again only when a file of the run has changed."""
     entry = index.entry(run)
-    files = (run.metrics, run.events, run.held_out, run.result, run.labels, run.artifact)
+    ranks = measure.file_of(run)
+    files = (run.metrics, run.events, run.held_out, run.result, run.labels, run.artifact, ranks)
     key = (str(run.path), *map(file_identity, files), entry.status.state)
     return _figures.get(key) or _figures.put(key, _read(run, entry))
 
@@ -124,8 +131,16 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             answer_tokens=number(series.probe.last("probe/answer_tokens")),
             base_ended=number(series.probe.last("probe/base_ended")),
             base_answer_tokens=number(series.probe.last("probe/base_answer_tokens")),
+            effective_rank=number(held_out.last("rank/effective")),
+            stable_rank=number(held_out.last("rank/stable")),
+            needed_rank=_needed_rank(run),
             losses=held_out_losses(run),
         )
+
+
+def _needed_rank(run: RunDir) -> float | None:
+    report = measure.look(run)
+    return float(report.needed) if isinstance(report, RankReport) else None
 
 
 def _highest(columns: Columns, key: str) -> float | None:

@@ -2,13 +2,14 @@
 them differ.
 
 Whether one gets more rows right than another is told by McNemar's test (1947, Psychometrika 12) in
-its exact form: a sign test on the rows that only one of them gets right.
+its exact form: a sign test on the rows that only one of them gets right. Of macro-F1, which is no
+mean over rows, a randomisation test on the rows tells it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +17,19 @@ from lab.chat import models as chat_models
 from lab.chat.models import ModelRef
 from lab.compare.contestants import Contestant, Names
 from lab.compare.preference import LEVEL, sign_test
+from lab.compare.randomisation_test import macro_f1_test
 from lab.errors import LabError
 from lab.evals import score, score_sheets
 from lab.evals.score import TITLES
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoreSheet
+from lab.evals.scores import macro_f1
 from lab.paths import RunDir
 
-BY_ROW = set(TITLES) - {"macro_f1", "likely_macro_f1"}  # means over rows
+# figures that are no mean over rows, and the labels that they are made of
+LABELS_OF: dict[str, Callable[[ScoredAnswer], str]] = {
+    "macro_f1": lambda answer: answer.label,
+    "likely_macro_f1": lambda answer: answer.likeliest,
+}
 
 
 @dataclass(frozen=True)
@@ -137,24 +144,43 @@ def difference(scored: ScoredSet, first: str, second: str) -> RowDifference:
 
 
 def best_of(scored: ScoredSet, key: str) -> str:
-    """The model with the highest figure, where the exact test shows it above every other on the
-    rows; "" else, and for a figure that is no mean over rows."""
-    if key not in BY_ROW or len(scored.models) < 2:
+    """The model with the highest figure, where a test on the rows shows it above every other;
+    "" else."""
+    values = {
+        name: scored.model(name).figures[key]
+        for name in scored.models
+        if key in scored.model(name).figures
+    }
+    if len(values) < 2:
         return ""
-    values = {name: _by_row(scored, name, key) for name in scored.models}
-    best = max(values, key=lambda name: sum(values[name]))
-    for name, others in values.items():
-        if name == best:
-            continue
-        higher = sum(a > b for a, b in zip(values[best], others, strict=True))
-        lower = sum(a < b for a, b in zip(values[best], others, strict=True))
-        if higher <= lower or sign_test(higher, lower) >= LEVEL:
-            return ""
-    return best
+    best = max(values, key=lambda name: values[name])
+    is_above = _has_higher_f1 if key in LABELS_OF else _is_higher_by_row
+    shown = all(is_above(scored, best, other, key) for other in values if other != best)
+    return best if shown else ""
 
 
-def _by_row(scored: ScoredSet, name: str, key: str) -> list[float]:
-    return [answer.figures.get(key, 0.0) for answer in scored.model(name).answers]
+def _is_higher_by_row(scored: ScoredSet, first: str, second: str, key: str) -> bool:
+    """By the exact sign test on the rows."""
+    pairs = [
+        (ours.figures.get(key, 0.0), theirs.figures.get(key, 0.0))
+        for ours, theirs in zip(
+            scored.model(first).answers, scored.model(second).answers, strict=True
+        )
+    ]
+    higher, lower = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+    return higher > lower and sign_test(higher, lower) < LEVEL
+
+
+def _has_higher_f1(scored: ScoredSet, first: str, second: str, key: str) -> bool:
+    """By the randomisation test. False where the labels are not those of the figures: answers that
+    were stored before labels were do not tell them."""
+    right = [question.reference for question in scored.sheet.questions]
+    labels = []
+    for model in map(scored.model, (first, second)):
+        labels.append([LABELS_OF[key](answer) for answer in model.answers])
+        if abs(macro_f1(labels[-1], right) - model.figures[key]) > 1e-9:
+            return False
+    return macro_f1_test(labels[0], labels[1], right) < LEVEL
 
 
 def extremes(scored: ScoredSet, name: str, count: int = 3) -> tuple[list[int], list[int]]:

@@ -22,7 +22,7 @@ def sections(contestants: Sequence[Contestant], names: Names) -> list[str]:
         questions = len(scored.sheet.questions)
         parts.append(f"<h2>Scores on {text_of(scored.sheet.dataset)}</h2>")
         parts.append(f"<p class='terms'>{questions} questions. Higher is better; the best is "
-                     "marked where the exact test on the rows shows it.</p>")  # fmt: skip
+                     "marked where a test on the rows shows it.</p>")  # fmt: skip
         parts.append(_figures(scored, contestants, names))
         for first, second in _pairs(scored):
             parts += _difference(scored, first, second, contestants, names)

@@ -1,4 +1,7 @@
-"""Two figures against each other, and which contestants no other one beats in both."""
+"""Two figures against each other, and which contestants no other one beats in both.
+
+A figure without a better direction, such as a rank, may be an axis; then nothing beats anything.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,11 @@ class Point:
 
 
 def axes_with_values(contestants: Sequence[Contestant], price: float = 0.0) -> list[str]:
-    """Figures with a better direction that two contestants or more have."""
+    """Figures that two contestants or more have."""
     return [
         figure.key
         for figure in FIGURES
-        if figure.better
-        and sum(interval(each, figure.key, price)[0] is not None for each in contestants) > 1
+        if sum(interval(each, figure.key, price)[0] is not None for each in contestants) > 1
     ]
 
 
@@ -41,7 +43,10 @@ def points(contestants: Sequence[Contestant], x: str, y: str, price: float = 0.0
 
 def pareto_front(plane: Sequence[Point], x: str, y: str) -> list[Point]:
     """The points that no other one beats: better in one figure and no worse in the other. From the
-    best of `x` to the best of `y`; of equal points all stay."""
+    best of `x` to the best of `y`; of equal points all stay. None where neither direction of an
+    axis is better."""
+    if not (BY_KEY[x].better and BY_KEY[y].better):
+        return []
     sign_x, sign_y = (-1.0 if BY_KEY[key].better == HIGHER else 1.0 for key in (x, y))
     costs = [(sign_x * point.x, sign_y * point.y, point) for point in plane]
     front = [

@@ -18,7 +18,7 @@ from lab.compare.contestants import (
 from lab.compare.curves import Curve, curve
 from lab.compare.equal_terms import EqualTerms
 from lab.compare.paired import PairedDifference, half_interval
-from lab.formatting import duration, signed
+from lab.formatting import duration, percent, signed
 from lab.runs.run_progress import run_progress
 
 # What two single runs of the same settings may differ by, as a share: without several seeds, only
@@ -31,7 +31,7 @@ NOISE = {
     "cost": 0.05,
     "artifact_bytes": 0.0,
 }
-FORGETTING_NOISE = 0.02  # nats a token, likewise
+FORGETTING_NOISE = 0.02  # nats a token, of runs whose probe gave no interval
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,17 @@ def figure_difference(first: Contestant, second: Contestant, key: str) -> tuple[
     if apart is not None:
         return apart
     if key in ("forgetting", "kl"):
-        return values[0] - values[1], FORGETTING_NOISE
+        return values[0] - values[1], _forgetting_noise(first, second, key)
     return values[0] - values[1], NOISE.get(key, 0.0) * max(abs(values[0]), abs(values[1]))
+
+
+def _forgetting_noise(first: Contestant, second: Contestant, key: str) -> float:
+    """What the difference of two has to exceed: the half intervals that drawing the prompts again
+    gave, added as those of independent draws, which is rather too much, since both answer the same
+    prompts."""
+    halves = [each.value(f"{key}_half") for each in (first, second)]
+    known = [half for half in halves if half]  # 0 is that of a single prompt
+    return math.hypot(*known) if len(known) == 2 else FORGETTING_NOISE
 
 
 def compare_badges(best: Contestant, second: Contestant) -> list[Badge]:
@@ -225,9 +234,7 @@ def share(change: float) -> str:
     """ "33 % less" of −0.33; "5 times" from three times on."""
     if change >= 2:
         return f"{1 + change:.0f} times the"
-    percent = abs(100 * change)
-    digits = 0 if percent >= 9.95 else 1
-    return f"{percent:.{digits}f} % {'less' if change < 0 else 'more'}"
+    return f"{percent(change)} {'less' if change < 0 else 'more'}"
 
 
 def _so_far(contestants: Sequence[Contestant], names: Names) -> ComparisonVerdict:

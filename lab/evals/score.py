@@ -181,7 +181,7 @@ def _pattern(text: str) -> re.Pattern[str] | None:
         return re.compile(text, re.DOTALL)
     except re.error as error:
         raise LabError(
-            f"'{quote(text)}' is no pattern: {error}.", "Write a regular expression."
+            f"'{quote(text)}' is not a regular expression: {error}.", "Write a regular expression."
         ) from None
 
 
@@ -222,7 +222,8 @@ def _answer(loaded: LoadedModel, named: ModelRef, item: Item, terms: ScoreTerms)
     text = ""
     if terms.kind != "choices":
         text = generate.answer(loaded, named, list(item.messages), terms.settings)["text"]
-    return ScoredAnswer(text, likeliest, answer_figures(text, likeliest, item, terms))
+    label = scores.closest_label(text, item.options) if terms.kind == "labels" else ""
+    return ScoredAnswer(text, likeliest, label, answer_figures(text, likeliest, item, terms))
 
 
 def _likeliest(loaded: LoadedModel, item: Item, terms: ScoreTerms) -> str:
@@ -262,11 +263,7 @@ def figures(answers: list[ScoredAnswer], terms: ScoreTerms) -> dict[str, float]:
     result = {name: sum(a.figures[name] for a in answers) / len(answers) for name in names}
     right = [item.reference for item in terms.items]
     if terms.kind == "labels":
-        predicted = [
-            scores.closest_label(answer.text, item.options)
-            for answer, item in zip(answers, terms.items, strict=True)
-        ]
-        result["macro_f1"] = scores.macro_f1(predicted, right)
+        result["macro_f1"] = scores.macro_f1([a.label for a in answers], right)
         result["likely_macro_f1"] = scores.macro_f1([a.likeliest for a in answers], right)
     if terms.kind == "choices":
         chance = sum(1 / len(item.options) for item in terms.items) / len(terms.items)

@@ -26,10 +26,12 @@ from lab.recent import Recent
 
 @dataclass(frozen=True)
 class ScoredAnswer:
-    """`likeliest`: of the question's options; "" where it has none. `figures`: 1, 0 or a share."""
+    """`likeliest`: of the question's options; "" where it has none. `label`: of a set's labels, the
+    one that `text` gives; "" for none of them. `figures`: 1, 0 or a share."""
 
     text: str = ""
     likeliest: str = ""
+    label: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from lab import methods
 from lab.data.row_sizes import RowSizes
-from lab.forecast.formula import ModelSizes
+from lab.forecast.formula import PROMPT_TOKENS, ModelSizes
 from lab.forecast.model_profile import ModelProfile
 from lab.forecast.target_device import TargetDevice
 from lab.forecasts import DatasetStats, RuntimeForecast
@@ -203,6 +203,8 @@ def runtime_forecast(
     train = spec.train
     whole = methods.get(spec.method["name"]).saves_whole_model
     artifact = sizes.weights if whole else sizes.trainable_bytes
+    # without held-out rows nothing is measured on the way
+    probes = min(times, steps) if volume.held_out else 0
     saves = SAVES if train.save_steps is None else train.save_steps and steps // train.save_steps
     saved = artifact + min(saves, steps) * (sizes.trainable_bytes + sizes.optimizer_bytes)
     launch = launch_seconds(sizes, launches, device)
@@ -221,6 +223,7 @@ def runtime_forecast(
         loading_s=round(device.beside * (IMPORTS_S + sizes.weights / FILES), 3),
         sampling_s=round(device.beside * _sampling(spec, sizes, device, launch, steps), 3),
         saving_s=round(device.beside * saved / FILES, 3),
+        probing_s=round(device.beside * _probing(spec, sizes, device, launch, probes), 3),
         beside=device.beside,
     )
 
@@ -228,14 +231,46 @@ def runtime_forecast(
 def _sampling(
     spec: RunSpec, sizes: ModelSizes, device: TargetDevice, launch: float, steps: int
 ) -> float:
-    """Seconds of the sample answers: for each token a pass forward that reads all weights."""
+    """Seconds of the sample answers: for each token a pass forward."""
     every = spec.train.sample_steps
     times = SAMPLES_PER_RUN if every is None else every and 2 + steps // every
+    return min(times, steps + 1) * SAMPLED * _forward(1, sizes, device, launch)
+
+
+def _probing(
+    spec: RunSpec, sizes: ModelSizes, device: TargetDevice, launch: float, evaluations: int
+) -> float:
+    """Seconds of the forgetting probe: a part of it at each of the `evaluations`, the whole of the
+    base and at the end. Each reads chats and choices, and writes answers token by token, which do
+    not end early. What the base is asked once and for all runs is not in it."""
+    if spec.train.forgetting_probe != "on":
+        return 0.0
+    from lab.train import behaviour, choice_probe, forgetting, forgetting_probe
+
+    def forward(tokens: int) -> float:
+        return _forward(tokens, sizes, device, launch)
+
+    chat = PROMPT_TOKENS + forgetting.MAX_NEW_TOKENS
+    questions = choice_probe.questions()[: choice_probe.LIVE_QUESTIONS]
+    choosing = sum(forward(len(each.choices) * PROMPT_TOKENS) for each in questions)
+    writing = behaviour.MAX_NEW_TOKENS * forward(len(behaviour.PROMPTS))
+
+    def measuring(chats: int) -> float:
+        reading = chats / forgetting.ROWS * forward(forgetting.ROWS * chat)
+        return reading + choosing + writing
+
+    lost = forgetting_probe.LOST_TOKENS * forward(forgetting_probe.LOST)
+    at_both_ends = 2 * measuring(len(forgetting.prompts())) + lost
+    return at_both_ends + evaluations * measuring(forgetting_probe.LIVE_CHATS)
+
+
+def _forward(tokens: int, sizes: ModelSizes, device: TargetDevice, launch: float) -> float:
+    """Seconds of a pass forward over so many tokens, which reads all weights. `launch`: of a pass
+    forward and back, which are three such passes."""
     speed = device.bandwidth or BANDWIDTH[device.on_gpu]
-    forward = launch / 3  # forward and back are three such passes
-    work = max(2.0 * sizes.parameters / (device.flops * device.reached), sizes.weights / speed)
-    each = side_by_side(work, forward) if device.on_gpu else work + forward
-    return min(times, steps + 1) * SAMPLED * each
+    work = 2.0 * sizes.parameters * tokens / (device.flops * device.reached)
+    work = max(work, sizes.weights / speed)
+    return side_by_side(work, launch / 3) if device.on_gpu else work + launch / 3
 
 
 def compiling_pays(plain: RuntimeForecast, compiled: RuntimeForecast) -> bool:

@@ -50,6 +50,7 @@ def corrected(
         seconds=min(forecast.seconds * ratio, limit or math.inf),
         evaluating_s=forecast.evaluating_s * ratio,
         sampling_s=forecast.sampling_s * ratio,
+        probing_s=forecast.probing_s * ratio,
         tokens_per_s=forecast.tokens_per_s / ratio,
     )
 

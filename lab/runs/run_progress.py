@@ -35,6 +35,7 @@ BEFORE = {  # phases of the worker before the first step
 }
 EXPECTED_S = {"load": 12.0, "data": 3.0, "base": 10.0, "sample": 10.0, "train": 60.0, "save": 3.0}
 EVALUATIONS, SAMPLES = 10, 3  # in a run, where the spec leaves it open, as in the estimate
+BASE_PROBE = 6  # times what the base's part of the forgetting probe takes, all of it takes
 MIN_DONE = 0.03  # of a phase, before its own pace says how long it takes
 
 
@@ -49,6 +50,7 @@ class Phase:
     total_s: float
     done: float = 0.0
     total: float = 0.0
+    doing: str = ""  # what `done` and `total` count between steps: "evaluating"
 
     @property
     def title(self) -> str:
@@ -156,9 +158,10 @@ def _expected(run: RunDir) -> dict[str, float]:
     if runtime is None:
         return expected
     later = runtime.sampling_s * (1 - 1 / SAMPLES)
+    later += runtime.probing_s * (1 - 1 / BASE_PROBE)
     expected["train"] = max(1.0, runtime.seconds + runtime.evaluating_s + later)
     if runtime.evaluating_s:
-        expected["base"] = runtime.evaluating_s / EVALUATIONS
+        expected["base"] = runtime.evaluating_s / EVALUATIONS + runtime.probing_s / BASE_PROBE
     if runtime.loading_s:
         expected["load"] = runtime.loading_s
     if runtime.sampling_s:
@@ -179,4 +182,8 @@ def _with_beat(phase: Phase, beat: Heartbeat) -> Phase:
         total_s = phase.spent_s + eta_s
     elif phase.name != "train" and total and done / total >= MIN_DONE:
         total_s = phase.spent_s / min(1.0, done / total)
-    return replace(phase, done=done, total=total, total_s=max(phase.spent_s, total_s))
+    is_between = phase.name == "train" and beat.phase != "training"
+    return replace(
+        phase, done=done, total=total, total_s=max(phase.spent_s, total_s),
+        doing=beat.phase if is_between else "",
+    )  # fmt: skip

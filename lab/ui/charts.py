@@ -51,7 +51,6 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
         line(chart, at, values, "evaluation", colour, dots=True)
         if series.evaluation.length:  # else its only point is the base, which has a name
             ends += _ends(at, values, "evaluation", colour)
-    _checkpoints(chart, series, view, scale, colour)
     if overlay is not None:
         at, values = _evaluations(overlay, view.by, scale)
         other = colours.hex_of_run(overlay.run, view.dark)
@@ -59,6 +58,7 @@ def loss(series: MetricSeries, view: View, overlay: MetricSeries | None = None) 
         if len(at):
             line(chart, at, values, "evaluation, overlaid", other, dots=True, dash=dash)
             ends += _ends(at, values, "overlaid", other)
+    _checkpoints(chart, series, view, scale, colour)
     base = series.evaluation.base
     if base is not None and _is_shown(base["eval/loss"], view.log):
         level(chart, base["eval/loss"], view.quiet)
@@ -95,6 +95,7 @@ def _checkpoints(
             name="checkpoint",
             mode="markers",
             marker={"symbol": "square-open", "size": 11, "color": colour, "line": {"width": 2}},
+            cliponaxis=False,
             selected={"marker": {"size": 14}},
             unselected={"marker": {"opacity": 1}},
             showlegend=False,
@@ -105,15 +106,19 @@ def _checkpoints(
 
 
 def _pass_clicks_on(steps: dict[float, int], chart: go.Figure) -> None:
-    """With one hover for all curves a click selects a point of the curve that Plotly lists first at
-    that x, not the square above it, and never one of a curve without markers: so the curves carry
-    the steps (`steps`: x to step) too."""
-    evaluated = {float(x) for trace in chart.data if trace.name == "evaluation" for x in trace.x}
+    """With one hover for all curves a click selects a point of the curve that is the highest there,
+    not the square, and never one of a curve without markers: so every curve carries the steps
+    (`steps`: x to step) too, each at its nearest point, since long curves are thinned."""
     for trace in chart.data:
-        if trace.name == "evaluation":
-            trace.customdata = [steps.get(float(x)) for x in trace.x]
-        elif trace.name == "training" and not steps.keys() <= evaluated:
-            trace.customdata = [steps.get(float(x)) for x in trace.x]
+        if trace.hoverinfo == "skip" or trace.name == "checkpoint":
+            continue
+        places = np.asarray(trace.x, float)
+        distances = {at: np.abs(places - at) for at in steps}
+        carried: list[int | None] = [None] * len(places)
+        for at in sorted(steps, key=lambda at: -distances[at].min()):  # its own point comes last
+            carried[int(distances[at].argmin())] = steps[at]
+        trace.customdata = carried
+        if trace.mode == "lines":
             trace.update(mode="lines+markers", marker={"opacity": 0})
 
 

@@ -60,6 +60,13 @@ def _turn(chat: Chat, number: int) -> None:
     for name in turn.answers:
         with grid.cell():
             _answer(chat, number, name)
+    if number == len(chat.turns) - 1 and len(turn.answers) > 1 and turn.is_over:
+        with st.container(horizontal=True, horizontal_alignment="right"):
+            if st.button(
+                "Answer all again", icon=":material/refresh:", key=f"chat.all_again.{number}",
+                type="tertiary",
+            ):  # fmt: skip
+                run_action(lambda: client.answer_again(chat.id))
     warning = prompt_warning(
         {chat_panes.pane(name).title: answer.receipt for name, answer in turn.answers.items()}
     )
@@ -96,7 +103,7 @@ def _answer(chat: Chat, number: int, name: str) -> None:
     row = st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     )
-    row.caption(foot(answer), width="content")
+    row.caption(foot(answer), width="stretch")
     buttons = row.container(horizontal=True, width="content", gap="xxsmall")
     key = f"{number}.{name}"
     if not answer.is_over:

@@ -30,7 +30,7 @@ from lab.ui.compare_runs import name_of, plain_name
 
 Y, BY, LOG, AT = "compare.y", "compare.by", "compare.log", "compare.at"
 HEIGHT = 330
-LEFT, RIGHT = 64, 150  # pixels beside the plot, for the scrubber's edges
+LEFT, RIGHT = 64, 150  # pixels beside the plot, as lab.css has them for the scrubber
 MAX_NAME_CHARS = 20  # characters at the end of a curve
 TITLES = {
     "step": "Steps", "tokens": "Tokens", "seconds": "Time", "flops": "FLOPs",
@@ -45,6 +45,9 @@ MEASURE_TITLES = {
     "probe/answer_tokens": ("Answer length", "mean length of general answers (tokens)"),
     "perf/tokens_per_s": ("Tokens per second", "tokens/s"),
     "memory/peak_bytes": ("Peak memory", "peak memory (bytes)"),
+    "rank/effective": ("Effective rank", "effective rank of the updates (median)"),
+    "rank/stable": ("Stable rank", "stable rank of the updates (median)"),
+    "rank/condition": ("Condition number", "condition number of the updates (median)"),
     "train/grad_norm": ("Gradient norm", "gradient norm (before clipping)"),
     "train/learning_rate": ("Learning rate", "learning rate"),
 }
@@ -67,26 +70,24 @@ def _curves(shown: list[Contestant], with_base: bool) -> None:
     key, by, log = _controls(measures, shown)
     usd = price(shown) if by == "cost" else 0.0
     if by == "cost" and not usd:
-        st.caption("Set what an hour of this machine costs to see the curves over money.")
+        st.caption("Set the price of an hour on this machine to see the curves over cost.")
         return
     curves = {each.id: line for each in shown if (line := curve(each, key, by, usd)) is not None}
     if not curves:
-        st.caption("None of the runs shown has measured this yet.")
+        st.caption("None of the runs shown has this measurement yet.")
         return
     if key in SMOOTHED:
         curves = {name: Curve(c.x, ema(c.y, SMOOTHING)) for name, c in curves.items()}
     scale, unit, title = x_scale(by, max(float(each.x[-1]) for each in curves.values()))
-    st.html(
-        f"<style>.st-key-compare-scrubber {{ padding-left: {LEFT}px; padding-right: {RIGHT}px; }}"
-        "</style>"
-    )
     slot = st.container()
     at = _scrubber(curves, scale, unit)
     by_id = {each.id: each for each in shown}
     base = base_loss(shown) if with_base and key == "eval/loss" else None
     chart = draw(curves, by_id, key, title, scale, at, base, View(by, 0.0, log, is_dark()))
-    ranks = standings(curves, at, MEASURES[key])
-    words = sentence(ranks, by_id, at / scale, unit, lead_changes(curves, MEASURES[key]), scale)
+    better = MEASURES[key]
+    ranks = standings(curves, at, better)
+    changes = lead_changes(curves, better) if better else None
+    words = sentence(ranks, by_id, at / scale, unit, changes, scale)
     alt = f"{MEASURE_TITLES[key][0]} of {len(curves)} runs over {TITLES[by].lower()}"
     _pass_clicks_on(chart)
     with slot:  # a click belongs to what is drawn: another axis has none
@@ -251,6 +252,7 @@ def _end_marker(chart: go.Figure, x: np.ndarray, y: np.ndarray, colour: str, hol
     chart.add_trace(
         go.Scatter(
             x=x[-1:], y=y[-1:], mode="markers", showlegend=False, hoverinfo="skip",
+            cliponaxis=False,
             marker={
                 "size": 9, "color": colour, "symbol": "circle-open" if hollow else "circle",
                 "line": {"width": 2, "color": colour},
@@ -278,11 +280,12 @@ def sentence(
     by_id: dict[str, Contestant],
     at: float,
     unit: str,
-    changes: list[LeadChange],
+    changes: list[LeadChange] | None,
     scale: float,
 ) -> str:
     """ "At 2.1 min wren full leads with 2.49 · wren lora +0.10 · the lead changes at 3.0 min, then
-    wren lora stays ahead" as Markdown."""
+    wren lora stays ahead" as Markdown. `changes`: None where neither direction is better, so that
+    nobody leads: "At 2.1 min wren full is at 3.1 · wren lora is at 2.4"."""
     parts = []
     running = [rank for rank in ranks if rank.ended_at is None]
     for index, rank in enumerate(ranks[:MAX_NAMED]):
@@ -291,10 +294,10 @@ def sentence(
             where = axis_text(rank.ended_at / scale, unit)
             parts.append(f"{name} ended at {where} with {value_text(rank.value)}")
         elif index == 0:
-            leads = f"leads with {value_text(rank.value)}"
-            if len(ranks) == 1:
-                leads = f"is at {value_text(rank.value)}"
-            parts.append(f"**At {axis_text(at, unit)} {name} {leads}**")
+            leads = "is at" if len(ranks) == 1 or changes is None else "leads with"
+            parts.append(f"**At {axis_text(at, unit)} {name} {leads} {value_text(rank.value)}**")
+        elif changes is None:
+            parts.append(f"{name} is at {value_text(rank.value)}")
         else:
             parts.append(f"{name} {_behind(rank.behind)}")
     if not running:

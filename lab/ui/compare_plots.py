@@ -59,7 +59,8 @@ def _axis(name: str, first: str, axes: list[str]) -> str:
 
 
 def draw(shown: list[Contestant], x: str, y: str, usd: float, dark: bool) -> go.Figure:
-    """A point with its name for each run, the front as a thin stepped line, and the good corner."""
+    """A point with its name for each run; where both axes have a better direction, the front as a
+    thin stepped line, and the good corner."""
     view = View(dark=dark)
     scale_x, title_x = _title(x)
     scale_y, title_y = _title(y)
@@ -92,10 +93,11 @@ def draw(shown: list[Contestant], x: str, y: str, usd: float, dark: bool) -> go.
     chart.layout.yaxis.range = _range([point.y / scale_y for point in places])
     name_points(chart, ends, WIDTH)
     right, top = BY_KEY[x].better == HIGHER, BY_KEY[y].better == HIGHER
-    chart.add_annotation(
-        text="better", xref="paper", yref="paper", x=0.99 if right else 0.01,
-        y=0.99 if top else 0.01, showarrow=False, font={"color": view.quiet, "size": 12},
-    )  # fmt: skip
+    if front:
+        chart.add_annotation(
+            text="better", xref="paper", yref="paper", x=0.99 if right else 0.01,
+            y=0.99 if top else 0.01, showarrow=False, font={"color": view.quiet, "size": 12},
+        )  # fmt: skip
     return chart
 
 

@@ -152,6 +152,8 @@ def _time(runtime: RuntimeForecast, disk: DiskForecast | None) -> None:
         else "rough: no finished run on this machine to calibrate it"
     )
     training = f"training {formatting.duration(runtime.seconds)}"
+    if runtime.probing_s:
+        training += f", forgetting probe {formatting.duration(runtime.probing_s)}"
     st.caption(f"{steps}, {training}{energy} · {basis}")
 
 

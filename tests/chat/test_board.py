@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from lab.atomic_files import sha256_of
 from lab.chat import client, conversations, examples, repeat
 from lab.chat import models as chat_models
 from lab.chat.conversations import Answer, Chat, Turn
@@ -22,6 +23,7 @@ from lab.chat.side_by_side import prompt_warning
 from lab.data import rendering
 from lab.errors import LabError
 from lab.paths import RunDir
+from lab.runs import checkpoints
 
 SETTINGS = {
     "seed": 0, "max_tokens": 6, "temperature": 0.0, "system_prompt": "", "top_p": 1.0, "top_k": 0,
@@ -61,7 +63,11 @@ def until(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_a_question_is_answered_by_all_models_with_proof(board: Board, names: list[str]) -> None:
+def test_a_question_is_answered_by_all_models_with_proof(
+    board: Board, names: list[str], trained: list[RunDir]
+) -> None:
+    step = checkpoints.step_of(checkpoints.listing(trained[0].checkpoints)[0])
+    names = [*names, f"{names[1]}@{step}"]
     conversation = conversations.create(names)
     assert board.ask(conversation.id, "Hi", SHORT, names) == 0
     seen = until_over(board, conversation.id)
@@ -78,9 +84,15 @@ def test_a_question_is_answered_by_all_models_with_proof(board: Board, names: li
         assert answer.receipt["proof"]["problems"] == []
     prompts = {answer.receipt["prompt_hash"] for answer in turn.answers.values()}
     assert len(prompts) == 1, "All read the same prompt."
-    full, adapter = (turn.answers[name].receipt["proof"] for name in names[1:])
-    for proof in (full, adapter):
+    folders = [*(run.artifact for run in trained), trained[0].checkpoints / f"step-{step}"]
+    for name, folder in zip(names[1:], folders, strict=True):
+        receipt = turn.answers[name].receipt
+        proof = receipt["proof"]
         assert proof["tensors"] == proof["tensors_loaded"] > 0 and proof["effect"] > 0
+        for file, digest in receipt["weights"].items():
+            assert digest == sha256_of(folder / file), (name, file)
+    assert [turn.answers[name].receipt["step"] for name in names] == [None, None, None, step]
+    assert list(turn.answers[names[3]].receipt["weights"]) == ["trainable.safetensors"]
     until(lambda: not board.is_busy())
     assert conversations.read(conversation.id).turns[0].answers == turn.answers, "It is on disk."
 

@@ -34,6 +34,8 @@ def record(
     size: int = 1000,
     tokens: int = 1000,
     rise: float | None = None,
+    rise_half: float | None = None,
+    rank: float | None = None,
     power: float | None = None,
     state: str | None = "done",
     with_rows: bool = True,
@@ -72,10 +74,15 @@ def record(
             "flops": 1e9 * step,
         }
         metrics.append({"kind": "train", **at, "train/loss": loss + 0.1, "memory/peak_bytes": peak})
-        metrics.append({"kind": "eval", **at, "eval/loss": float(sums_N.sum() / TOKENS.sum())})
+        loss_N = float(sums_N.sum() / TOKENS.sum())
+        ranks = {} if rank is None else {"rank/effective": rank, "rank/stable": rank / 2}
+        metrics.append({"kind": "eval", **at, "eval/loss": loss_N, **ranks})
         rows.append({"kind": "losses", "step": step, "sums": sums_N.tolist()})
     if rise is not None:
-        metrics.append({"kind": "probe", "step": count, "tokens": tokens, "probe/rise": rise})
+        probe = {"probe/rise": rise}
+        if rise_half is not None:
+            probe |= {"probe/rise_half": rise_half, "probe/kl": rise, "probe/kl_half": rise_half}
+        metrics.append({"kind": "probe", "step": count, "tokens": tokens, **probe})
     for second in range(int(seconds) + 1 if power is not None else 0):
         metrics.append(
             {"kind": "device", "time": 1e9 + second, "seconds": second, "nvml/power_w": power}

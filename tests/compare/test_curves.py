@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
+from lab import paths
+from lab.atomic_files import write_json
 from lab.compare.contestants import contestants, difference_to_base
 from lab.compare.curves import (
     HIGHER,
@@ -16,8 +20,11 @@ from lab.compare.curves import (
     measures_of,
     standings,
 )
+from lab.compare.figures import figure_rows, text
 from lab.compare.settings_diff import setting_rows
 from lab.compare.trade_offs import Point, axes_with_values, pareto_front, points
+from lab.rank import measure
+from lab.rank.measure import RankReport
 from tests.compare.recorded import record
 from tests.compare.test_verdict import NOISE
 
@@ -124,6 +131,39 @@ def test_the_front_has_what_nothing_beats() -> None:
     assert [point.id for point in pareto_front(plane, "peak_bytes", "loss")] == ["a", "b", "d"]
     by_speed = pareto_front(plane, "tokens_per_s", "loss")
     assert [point.id for point in by_speed] == ["d"], "faster is better"
+
+
+def test_ranks_are_drawn_listed_and_plotted_where_runs_have_them() -> None:
+    """Of two LoRA runs the effective ranks; that of the result once it was measured, of full
+    fine-tuning as well. Neither direction is better, so nothing is marked and nothing beats."""
+    runs = [
+        record("aaaa", "A", rank=7.25),
+        record("bbbb", "B", rank=3.5, learning_rate=0.5),
+        record("cccc", "C", "full"),
+    ]
+    those = contestants(runs)
+    assert {"rank/effective", "rank/stable"} <= set(measures_of(those))
+    assert "rank/effective" not in measures_of(those[2:]), "full fine-tuning has no factors"
+    drawn = curve(those[0], "rank/effective", "step")
+    assert drawn is not None and drawn.y.tolist() == [7.25, 7.25] and drawn.x.tolist() == [1, 2]
+    for run, needed in ((runs[0], 6), (runs[2], 40)):
+        paths.make_folder(measure.file_of(run).parent)
+        write_json(measure.file_of(run), asdict(RankReport(run=run.id, needed=needed, rank=64)))
+    rows = {row.figure.key: row for row in figure_rows(contestants(runs))}
+    shown = {
+        key: [text(rows[key].figure, cell.value, cell.half) for cell in rows[key].cells]
+        for key in ("effective_rank", "stable_rank", "needed_rank")
+    }
+    assert shown == {
+        "effective_rank": ["7.2", "3.5", "–"],
+        "stable_rank": ["3.6", "1.8", "–"],
+        "needed_rank": ["6", "–", "40"],
+    }
+    assert not any(cell.is_best for key in shown for cell in rows[key].cells)
+    assert {"effective_rank", "needed_rank"} <= set(axes_with_values(contestants(runs)))
+    plane = points(contestants(runs), "needed_rank", "loss")
+    assert [point.x for point in plane] == [6, 40]
+    assert pareto_front(plane, "needed_rank", "loss") == []
 
 
 def test_the_planes_are_of_what_two_have_measured() -> None:

@@ -11,7 +11,10 @@ from lab.atomic_files import write_json
 from lab.compare import scored_rows
 from lab.compare.comparison import compare
 from lab.compare.contestants import contestants
-from lab.compare.scored_rows import difference, scored_sets
+from lab.compare.scored_rows import ScoredSet, difference, scored_sets
+from lab.evals.score import TITLES
+from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
+from lab.evals.scores import macro_f1
 from lab.runs import actions
 from lab.ui import compare_export
 from tests.compare.recorded import record, score_run
@@ -57,11 +60,64 @@ def test_the_best_is_marked_only_where_the_test_shows_it() -> None:
     (scored,) = scored_sets(contestants([first, second]))
     assert scored_rows.best_of(scored, "exact_match") == f"run:{first.id}"
     assert scored_rows.best_of(scored, "token_f1") == f"run:{first.id}"
-    assert scored_rows.best_of(scored, "macro_f1") == "", "it is no mean over rows"
+    assert scored_rows.best_of(scored, "macro_f1") == "", "no model has it"
     score_run(second, [*FIRST[:-1], False])
     (scored,) = scored_sets(contestants([first, second]))
     assert scored_rows.best_of(scored, "exact_match") == "", "one row more shows nothing"
     assert scored.model(f"run:{second.id}").figures["exact_match"] == pytest.approx(0.8)
+
+
+def scored_labels(right: list[str], *models: list[str]) -> ScoredSet:
+    """As many models, which wrote these labels and found them the likeliest."""
+    questions = tuple(ScoredQuestion(n, f"q{n}", label) for n, label in enumerate(right))
+    by_name = {}
+    for number, labels in enumerate(models):
+        answers = tuple(
+            ScoredAnswer(f" {label}!", label, label, {"accuracy": float(label == true)})
+            for label, true in zip(labels, right, strict=True)
+        )
+        f1 = macro_f1(labels, right)
+        figures = {"macro_f1": f1, "likely_macro_f1": f1}
+        by_name[f"run:{number}"] = ScoredModel(figures, answers)
+    sheet = ScoreSheet("a set", "labels", "accuracy", questions, by_name)
+    return ScoredSet(sheet, tuple(by_name), ())
+
+
+@pytest.mark.parametrize("key", ["macro_f1", "likely_macro_f1"])
+def test_the_highest_macro_f1_is_marked_where_swapping_answers_shows_it(key: str) -> None:
+    """Three labels, one of them rare: B gets the rare one wrong each time."""
+    right = ["late", "broken"] * 12 + ["praise"] * 6
+    blind = ["late", "broken"] * 12 + ["late"] * 6
+    one_wrong = ["late", "broken"] * 12 + ["late"] + ["praise"] * 5
+    scored = scored_labels(right, blind, right)
+    assert scored_rows.best_of(scored, key) == "run:1", "the highest, not the first"
+    assert scored_rows.best_of(scored_labels(right, right, one_wrong), key) == "", "one row of 30"
+    assert scored_rows.best_of(scored_labels(right, right, right), key) == ""
+    third = scored_labels(right, blind, right, one_wrong)
+    assert scored_rows.best_of(third, key) == "", "it is not above the third"
+    first = scored.model("run:0")
+    unlabelled = tuple(replace(each, label="", likeliest="") for each in first.answers)
+    before = scored.sheet.models | {"run:0": replace(first, answers=unlabelled)}
+    stored = replace(scored, sheet=replace(scored.sheet, models=before))
+    assert scored_rows.best_of(stored, key) == "", "stored without labels: nothing is known"
+
+
+def test_every_score_can_be_marked_as_the_best() -> None:
+    """Whatever figure a set has: one model is right on all rows, the other on none."""
+    right = [f"label {n % 2}" for n in range(12)]
+    scored = scored_labels(right, right, [f"label {(n + 1) % 2}" for n in range(12)])
+    for key in TITLES:
+        models = {
+            name: replace(
+                model,
+                figures=model.figures
+                | ({} if "f1" in key and "token" not in key else {key: value}),
+                answers=tuple(replace(a, figures={key: value}) for a in model.answers),
+            )
+            for (name, model), value in zip(scored.sheet.models.items(), (1.0, 0.0), strict=True)
+        }
+        changed = replace(scored, sheet=replace(scored.sheet, models=models))
+        assert scored_rows.best_of(changed, key) == "run:0", key
 
 
 def test_answers_of_other_weights_and_of_deleted_runs_do_not_count() -> None:

@@ -13,7 +13,13 @@ from lab.compare import verdict as verdicts
 from lab.compare.contestants import Contestant, contestants, difference_to_base
 from lab.compare.equal_terms import equal_terms
 from lab.compare.figures import as_csv, figure_rows
-from lab.compare.verdict import ComparisonVerdict, loss_difference, share, verdict
+from lab.compare.verdict import (
+    ComparisonVerdict,
+    compare_badges,
+    loss_difference,
+    share,
+    verdict,
+)
 from lab.paths import RunDir
 from lab.runs.held_out_losses import held_out_losses
 from tests.compare.recorded import TOKENS, change_event, record, write_lines
@@ -175,6 +181,34 @@ def test_small_differences_of_single_runs_get_no_badge() -> None:
     first = record("aaaa", "A", losses=(3.0, 2.41), peak=2.00e9, seconds=100, size=1000)
     second = record("bbbb", "B", "full", losses=(3.0, 2.52), peak=2.03e9, seconds=104, size=1000)
     assert judge(first, second).badges == (), "2 % of memory and 5 % of time are noise"
+
+
+@pytest.mark.parametrize(
+    ("halves", "apart", "is_shown"),
+    [
+        ((0.03, 0.04), 0.06, True),  # the two intervals together are 0.05
+        ((0.05, 0.04), 0.06, False),  # 0.064
+        ((None, None), 0.06, True),  # nothing was drawn again: 0.02
+        ((0.07, None), 0.06, True),
+        ((0.0, 0.0), 0.01, False),  # of a single prompt each nothing can be drawn again: 0.02
+    ],
+)
+def test_forgetting_differs_by_more_than_the_intervals_that_were_measured(
+    halves: tuple[float | None, float | None], apart: float, is_shown: bool
+) -> None:
+    those = contestants(
+        [
+            record("aaaa", "A", losses=(3.0, 2.41), rise=0.06, rise_half=halves[0]),
+            record("bbbb", "B", "full", losses=(3.0, 2.52), rise=0.06 + apart, rise_half=halves[1]),
+        ]
+    )
+    badges = [badge.key for badge in compare_badges(*those)]
+    assert badges == (["forgetting"] if is_shown else [])
+    rows = {row.figure.key: row for row in figure_rows(those)}
+    for key in ("forgetting", "kl"):
+        if key in rows and None not in [cell.value for cell in rows[key].cells]:
+            assert rows[key].cells[0].is_best is is_shown, key
+    assert ("kl" in rows) is (halves[0] is not None)
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_contestant() -> None:

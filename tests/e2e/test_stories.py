@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import shutil
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psutil
 import pytest
@@ -18,12 +20,13 @@ from playwright.sync_api import Browser, Page, expect
 from lab.chat import client, conversations
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.paths import all_runs
-from lab.runs import actions, record_reader
+from lab.runs import actions, checkpoints, record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
 from tests.e2e.conftest import Server, fill, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
+WHOLE = {"stop", "length", "context"}  # how an answer ends that nobody stopped
 
 
 def points(page: Page, chart: str = "loss") -> int:
@@ -219,7 +222,8 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
 
 
 def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -> None:
-    """Ask three models at once, reload in the middle, stop, ask again, look closer, unload."""
+    """Ask three models at once, reload in the middle, stop, answer again, look closer, ask a
+    checkpoint that was clicked on a curve, unload."""
     shutil.copytree(trained_home / "runs", server.home / "runs")
     page.get_by_role("link", name="Chat").click()
     settled(page)
@@ -239,17 +243,19 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     first, second = only_chat().turns
     assert second.question == "And 3 plus 3?" and first.answers.keys() == second.answers.keys()
     assert len(first.answers) == 3, "A reload loses no answer."
-    assert {answer.finish for answer in first.answers.values()} <= {"stop", "length", "context"}
+    assert {answer.finish for answer in first.answers.values()} <= WHOLE
     expect(page.get_by_role("button", name=re.compile("^Stop all"))).to_be_visible(timeout=30_000)
     page.keyboard.press("Escape")
     expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=60_000)
     assert "stopped" in {answer.finish for answer in only_chat().turns[1].answers.values()}
+    answer_again(page)
     page.locator("[class*=st-key-chat-more-1]").first.get_by_role("button").click()
     page.get_by_role("tab", name="Receipt").click()
     expect(page.get_by_text(re.compile("The base is the base"))).to_be_visible(timeout=30_000)
     page.get_by_role("button", name="Close").click()
+    ask_a_checkpoint(page, server)
     page.get_by_role("button", name="Settings").click()
-    expect(page.get_by_text(re.compile("3 models in memory"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile("4 models in memory"))).to_be_visible(timeout=30_000)
     widget(page, "chat.free").get_by_role("button").click()
     wait_for(page, lambda: client.record() is None, 30, "the process is gone")
     assert not maps_torch(server)
@@ -259,6 +265,99 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
         assert page.locator("[data-testid=stException]").count() == 0
         assert sideways(page) <= 0, f"{name} scrolls sideways"
     assert not maps_torch(server)
+
+
+def answer_again(page: Page) -> None:
+    """One pane, which spoils no other; then all of them, one of which is stopped on the way."""
+
+    def pressed(what: str, name: str) -> None:
+        page.locator(f".st-key-chat-{what}-1-{name.replace(':', '-')}").get_by_role(
+            "button"
+        ).click()
+
+    def answers() -> dict[str, Answer]:
+        return only_chat().turns[1].answers
+
+    def all_are_over() -> bool:
+        return len(answers()) == 3 and all(each.is_over for each in answers().values())
+
+    before = answers()
+    name = next(n for n, each in before.items() if each.finish == "stopped" and n[:4] == "run:")
+    pressed("again", name)
+    wait_for(page, lambda: answers()[name].started != before[name].started and all_are_over(), 60,
+             "it was not answered again")  # fmt: skip
+    assert answers()[name].finish in WHOLE, "to its end this time"
+    others = {other: each for other, each in before.items() if other != name}
+    assert {other: answers()[other] for other in others} == others, "The others are as they were."
+    again = answers()
+    widget(page, "chat.all_again.1").get_by_role("button").click()
+    pressed("stop", name)
+    wait_for(page, lambda: all(answers()[n].started != again[n].started for n in again), 60, "all")
+    wait_for(page, all_are_over, 60, "all end")
+    assert answers()[name].finish == "stopped" and answers()[name].tokens < again[name].tokens
+    for other in others:
+        assert answers()[other].finish in WHOLE, "One stop is for one pane."
+    expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=15_000)
+
+
+def ask_a_checkpoint(page: Page, server: Server) -> None:
+    """The time machine: a click on the curves of Compare leads to the checkpoints of that point,
+    one on the curve of Monitor to a chat with that step's weights."""
+    run = next(run for run in all_runs() if "lora" in run.id)
+    step = checkpoints.step_of(checkpoints.listing(run.checkpoints)[0])
+    name = f"run:{run.id}@{step}"
+    page.goto(f"{server.url}/compare?runs={','.join(each.id for each in all_runs())}")
+    click_curve(page, "compare-chart-", "tiny lora", step)
+    link = page.get_by_role("link", name=re.compile(f"tiny lora: step {step}$"))
+    assert name in unquote(link.get_attribute("href") or "")
+    page.goto(f"{server.url}/monitor?run={run.id}")
+    click_curve(page, "chart-loss-", "checkpoint", step)
+    page.get_by_role("link", name=f"Chat with step {step}").click()
+    page.wait_for_url(re.compile("/chat"))
+    settled(page)
+    ask_all(page, "What is 4 plus 4?", tokens="6")
+
+    def turns() -> list[Turn]:
+        chats = conversations.all_conversations()
+        return [turn for chat in chats for turn in chat.turns if name in turn.answers]
+
+    wait_for(page, lambda: any(turn.is_over for turn in turns()), 90, "the checkpoint answers")
+    (turn,) = turns()
+    receipt = turn.answers[name].receipt
+    assert receipt["model"] == name and receipt["step"] == step
+    file = run.checkpoints / f"step-{step}" / "trainable.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert receipt["weights"] == {file.name: digest}, "those of that step"
+    proof = receipt["proof"]
+    assert proof["tensors"] == proof["tensors_loaded"] > 0 and proof["problems"] == []
+    assert [other.partition(":")[0] for other in turn.answers] == ["base", "run"]
+
+
+def click_curve(page: Page, key: str, curve: str, x: float) -> None:
+    """Click the point of a curve at `x` of its axis, once the chart is drawn."""
+    page.wait_for_selector(f'[class*="st-key-{key}"] .js-plotly-plot .main-svg', timeout=30_000)
+    settled(page)
+    place = page.evaluate(
+        """([key, curve, x]) => {
+            const plot = document.querySelector(`[class*="st-key-${key}"] .js-plotly-plot`);
+            plot.scrollIntoView({block: "center"});
+            const box = plot.getBoundingClientRect(), drawn = plot._fullLayout;
+            const {x: places, y: values} = plot._fullData.find(trace => trace.name === curve);
+            const y = values[Array.from(places).indexOf(x)];
+            return [
+                box.left + drawn.xaxis._offset + drawn.xaxis.l2p(x),
+                box.top + drawn.yaxis._offset + drawn.yaxis.l2p(y),
+            ];
+        }""",
+        [key, curve, x],
+    )
+    page.mouse.move(*place)
+    page.wait_for_function(  # Plotly looks what is under the mouse a moment later
+        "key => document.querySelector(`[class*='st-key-${key}'] .js-plotly-plot`)._hoverdata",
+        arg=key,
+    )
+    page.mouse.click(*place)
+    settled(page)
 
 
 def only_chat() -> Chat:

@@ -23,6 +23,7 @@ from lab.compare.paired import (
     paired_difference,
     t_quantile,
 )
+from lab.compare.randomisation_test import macro_f1_test
 from lab.compare.verdict import seed_difference
 from lab.evals import scores
 from lab.train import choice_probe, forgetting
@@ -74,6 +75,30 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn(seed: int) -> None:
     assert scores.accuracy(said, right) == sklearn_metrics.accuracy_score(right, said)
     expected = sklearn_metrics.f1_score(right, said, average="macro", zero_division=0)
     assert scores.macro_f1(said, right) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_randomisation_of_macro_f1_is_scipys(seed: int) -> None:
+    """Scipy swaps the answers of eight rows in all 256 ways."""
+    draw = np.random.default_rng(seed)
+    right = draw.integers(3, size=8)
+    first = np.where(draw.random(8) < 0.9, right, draw.integers(4, size=8))
+    second = np.where(draw.random(8) < 0.2, right, draw.integers(4, size=8))
+
+    def apart(ours: Any, theirs: Any) -> float:
+        f1 = (
+            sklearn_metrics.f1_score(right, labels, average="macro", zero_division=0)
+            for labels in (ours, theirs)
+        )
+        return float(next(f1) - next(f1))
+
+    exact = stats.permutation_test(
+        (first, second), apart, permutation_type="samples", n_resamples=np.inf, vectorized=False
+    )
+    names = [[f"label {each}" for each in row] for row in (first, second, right)]
+    assert macro_f1_test(*names) == pytest.approx(exact.pvalue, abs=0.02)
+    assert macro_f1_test(names[1], names[0], names[2]) == macro_f1_test(*names)
+    assert macro_f1_test(names[0], names[0], names[2]) == 1.0
 
 
 def test_centred_accuracy_is_the_mean_of_what_guessing_would_not_have_got() -> None:

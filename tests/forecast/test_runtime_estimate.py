@@ -25,6 +25,7 @@ from lab.runs import record_reader
 from lab.runs.elapsed import corrected
 from lab.runs.status import status
 from lab.spec import RunSpec
+from lab.train import choice_probe
 from tests.answers import check, estimate
 
 STATS = DatasetStats(examples=1000, tokens_per_row=100.0, loss_tokens_per_row=40.0)
@@ -302,6 +303,7 @@ def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
     answer = predicted(spec_of(train={"max_steps": 100, "eval_steps": 10}))
     phases = (answer.loading_s, answer.evaluating_s, answer.sampling_s, answer.saving_s)
     assert min(phases) > 0 and answer.whole_s == pytest.approx(answer.seconds + sum(phases))
+    assert answer.probing_s == 0, "It is switched off."
     still = predicted(spec_of(train={"max_steps": 100, "sample_steps": 0, "save_steps": 0}))
     assert still.sampling_s == 0 and still.saving_s < answer.saving_s
     slow = corrected(answer, 10, 3 * answer.seconds / 10)  # each step takes three times as long
@@ -311,6 +313,40 @@ def test_every_phase_counts_and_what_is_measured_corrects_the_rest() -> None:
     assert slow.loading_s == answer.loading_s, "That is over."
     assert corrected(answer, 0, 0.0) == answer, "Nothing is known before the first step."
     assert corrected(answer, 10, 3 * answer.seconds / 10, limit=5.0).seconds == 5.0
+
+
+def test_the_forgetting_probe_takes_time_at_each_evaluation_and_at_both_ends() -> None:
+    """By hand, where work alone counts: a pass over n tokens is 2 P n operations."""
+    slow = replace(H100, on_gpu=False, flops=1e12, reached=1.0, bandwidth=1e18)
+
+    def probing(every: int | None = 10, **train: Any) -> float:
+        settings = {"max_steps": 100, "eval_steps": every, "forgetting_probe": "on", **train}
+        return predicted(spec_of(train=settings), replace(slow, beside=2.0)).probing_s
+
+    assert probing(forgetting_probe="off") == 0.0
+    config = weights.load_config(catalog.resolve_config("config:Llama-3.1-8B"))
+    sizes = profile_model(config, spec_of()).sizes
+    a_token = 2 * sizes.parameters / 1e12
+    choices = sum(len(each.choices) for each in choice_probe.questions()[:15])
+    live = 20 * (64 + 64) + choices * 64 + 40 * 6
+    whole = 100 * (64 + 64) + choices * 64 + 40 * 6
+    launches = 32 * runtime_estimate.LAUNCHES_A_LAYER * runtime_estimate.CPU_LAUNCH_S / 3
+    passes = {"live": 20 / 4 + 15 + 40, "whole": 100 / 4 + 15 + 40, "lost": 48}
+    expected = a_token * (2 * whole + 48 * 6 + 10 * live)
+    expected += launches * (2 * passes["whole"] + passes["lost"] + 10 * passes["live"])
+    assert probing() == pytest.approx(2 * expected, rel=1e-3), "`beside` is 2"
+    assert probing(every=0) < probing(every=50) < probing(every=10)
+    nothing = spec_of(
+        train={"max_steps": 100, "forgetting_probe": "on"}, data={"eval_fraction": 0.0}
+    )
+    both_ends = a_token * (2 * whole + 48 * 6) + launches * (2 * passes["whole"] + passes["lost"])
+    assert predicted(nothing, slow).probing_s == pytest.approx(both_ends, rel=1e-3), (
+        "without held-out rows nothing is evaluated on the way"
+    )
+    answer = predicted(spec_of(train={"max_steps": 10, "forgetting_probe": "on"}))
+    beside = answer.loading_s + answer.sampling_s + answer.saving_s + answer.probing_s
+    assert answer.whole_s == pytest.approx(answer.seconds + answer.evaluating_s + beside)
+    assert corrected(answer, 5, answer.seconds).probing_s == pytest.approx(2 * answer.probing_s)
 
 
 def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:

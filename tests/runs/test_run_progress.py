@@ -53,6 +53,11 @@ def test_what_is_to_come_takes_what_the_estimate_says(run: RunDir) -> None:
     assert expected == pytest.approx(
         {"load": 7.0, "data": 3.0, "base": 2.0, "sample": 3.0, "train": 126.0, "save": 4.0}
     ), "the base is one of ten evaluations, the first sample one of three"
+    write_json(run.estimate, {"pace": pace | {"saving_s": 4.0, "probing_s": 60.0}})
+    probed = {phase.name: phase.total_s for phase in run_progress(run, START).phases}
+    assert probed == pytest.approx(expected | {"base": 12.0, "train": 176.0}), (
+        "a sixth is the base's"
+    )
 
 
 def test_the_first_sample_is_no_loading(run: RunDir) -> None:
@@ -83,6 +88,11 @@ def test_evaluations_between_steps_are_part_of_the_training(run: RunDir) -> None
     assert now is not None and now.name == "train"
     assert (now.spent_s, now.total_s) == (40.0, 120.0)
     assert progress.left_s == pytest.approx(80.0 + 3.0)
+    assert (now.doing, now.done, now.total) == ("", 12, 60)
+    beat(run, phase="evaluating", done=3, total=22, unit="row")
+    now = run_progress(run, START + 50).now
+    assert now is not None and now.name == "train"
+    assert (now.doing, now.done, now.total) == ("evaluating", 3, 22), "22 rows are no steps"
 
 
 def test_the_last_saving_is_a_phase_of_its_own(run: RunDir) -> None:

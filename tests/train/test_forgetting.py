@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lab.models.catalog import ModelSource
-from lab.runs import record_reader
+from lab.runs import actions, record_reader
+from lab.runs.status import status
 from lab.train import behaviour, forgetting, forgetting_probe
 from lab.train.forgetting import Likelihood
+from lab.train.telemetry import Telemetry
 from tests.conftest import write_rows
 
 
@@ -261,7 +264,6 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
     monkeypatch.setattr(forgetting_probe, "LIVE_CHATS", 2)
     spec = {"max_steps": 4, "eval_steps": 2, "save_steps": 0, "learning_rate": 1e-1}
     run = work_here("lora", train={**spec, "forgetting_probe": "on"})
-    plain = work_here("lora", train=spec)  # with dropout: it draws at every step
     records = record_reader.metrics(run, "probe")
     assert [(record["step"], record["probe/chats"]) for record in records] == [
         (2, 2), (4, 2), (4, 3),
@@ -279,7 +281,57 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
     assert {example["prompt"] for example in event["examples"]} == set(few_prompts)
     rises = [example["rise"] for example in event["examples"]]
     assert rises == sorted(rises, reverse=True)
-    losses = [
-        [r["train/loss"] for r in record_reader.metrics(each, "train")] for each in (run, plain)
+
+
+def test_a_stopped_run_with_the_probe_goes_on_to_the_bit(
+    small_run: Any, queue_here: None, few_prompts: list[str], lab_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Stopped after step 3 and resumed, with the base's answers sampled once more: the same losses,
+    weights and figures as a run that was not stopped, and as one without the probe. Dropout draws
+    at every step."""
+    monkeypatch.setattr(forgetting_probe, "LIVE_CHATS", 2)
+    train = {"max_steps": 6, "eval_steps": 2, "save_steps": 0, "learning_rate": 3e-2}
+    options = {"name": "lora", "dropout": 0.3}
+    plain = small_run(options, train=train)
+    probed = train | {"forgetting_probe": "on"}
+    whole = small_run(options, train=probed)
+    write = Telemetry.metric
+
+    def metric(self: Telemetry, kind: str, **values: Any) -> None:
+        write(self, kind, **values)
+        if kind == "train" and values["step"] == 3:
+            self.run.commands.mkdir(exist_ok=True)
+            (self.run.commands / "stop").touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Telemetry, "metric", metric)
+        stopped = small_run(options, train=probed)
+    assert status(stopped).state == "stopped"
+    shutil.rmtree(lab_home / "cache" / "general")
+    actions.resume(stopped)
+    assert record_reader.last_event(stopped, "plan")["resumed_at"] == 3
+    tensors = load_file(plain.artifact / "adapter_model.safetensors")
+    for run in (whole, stopped):
+        assert status(run).state == "done"
+        for kind, key in (("train", "train/loss"), ("train", "train/grad_norm")):
+            values = [[r[key] for r in record_reader.metrics(each, kind)] for each in (plain, run)]
+            assert values[0] == values[1] and len(values[0]) == 6, key
+        losses = [
+            {r["step"]: r["eval/loss"] for r in record_reader.metrics(each, "eval")}
+            for each in (plain, run)
+        ]
+        assert losses[1] == losses[0] | ({3: losses[1][3]} if run is stopped else {})
+        ours = load_file(run.artifact / "adapter_model.safetensors")
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in tensors.items())
+    figures = [
+        [
+            {key: value for key, value in r.items() if key.startswith("probe/")}
+            | {"probe/seconds": 0.0, "step": r["step"]}
+            for r in record_reader.metrics(run, "probe")
+            if r["step"] != 3
+        ]
+        for run in (whole, stopped)
     ]
-    assert losses[0] == losses[1], "What is measured draws nothing from training's numbers."
+    assert [record["step"] for record in figures[0]] == [2, 4, 6, 6]
+    assert figures[0] == figures[1] and figures[0][-1]["probe/kl"] > 0

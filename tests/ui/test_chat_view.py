@@ -214,8 +214,24 @@ def test_thoughts_are_folded_and_a_failed_proof_is_told(
     assert any("The base is not the base." in text and ":red[" in text for text in texts)
     assert any("Out of <memory>." in text for text in texts)
     assert [named["key"] for named in screen.named("button")] == [
-        f"chat.{what}.0.{name}" for name in chat.models for what in ("again", "more")
+        *(f"chat.{what}.0.{name}" for name in chat.models for what in ("again", "more")),
+        "chat.all_again.0",
     ]
+
+
+def test_all_answers_of_the_last_question_are_made_again(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[Any] = []
+    monkeypatch.setattr(client, "answer_again", lambda *arguments: requests.append(arguments))
+    chat = chat_of({name: Answer(finish="stop") for name in ("base:org/a", "base:org/b")})
+    screen.pressed = ("chat.all_again.0",)
+    chat_turns._turn(chat, 0)
+    assert requests == [(chat.id,)], "all of them"
+    chat.turns.append(Turn("And now?", {"base:org/a": Answer(finish="stop")}))
+    chat_turns._turn(chat, 0)
+    chat_turns._turn(chat, 1)
+    assert len(requests) == 1, "neither of an earlier question, nor where there is but one model"
 
 
 def test_each_running_answer_can_be_stopped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
 from lab.evals import checkpoint_loss
@@ -43,9 +44,29 @@ def test_each_checkpoint_is_a_square_on_the_curve(trained: list[RunDir]) -> None
         curves = {trace.name: trace for trace in figure.data}
         on_curve = dict(zip(curves["evaluation"].x, curves["evaluation"].customdata, strict=True))
         assert on_curve == dict.fromkeys(on_curve) | dict(zip(squares.x, steps, strict=True)), (
-            "a browser tells a click on a square as one on the curve below it"
+            "a browser tells a click on a square as one on the curve that is the highest there"
         )
-        assert curves["training"].mode == "lines"
+        training = dict(zip(curves["training"].x, curves["training"].customdata, strict=True))
+        assert {x: step for x, step in training.items() if step} == dict(
+            zip(squares.x, steps, strict=True)
+        )
+        assert curves["training"].mode == "lines+markers", "without points there is no click"
+        assert curves["training"].marker.opacity == 0
+
+
+def test_a_curve_that_was_thinned_carries_the_step_at_its_nearest_point() -> None:
+    figure = go.Figure(
+        [
+            go.Scatter(name="training", mode="lines", x=[1, 5, 9], y=[3, 2, 1]),
+            go.Scatter(name="evaluation, overlaid", mode="lines+markers", x=[2, 8], y=[3, 2]),
+            go.Scatter(name="raw", mode="lines", x=[1, 5, 9], y=[3, 2, 1], hoverinfo="skip"),
+        ]
+    )
+    charts._pass_clicks_on({4.0: 400, 5.0: 500, 8.0: 800}, figure)
+    training, overlaid, raw = figure.data
+    assert list(training.customdata) == [None, 500, 800], "its own step before a neighbour's"
+    assert list(overlaid.customdata) == [400, 800] and overlaid.marker.opacity is None
+    assert raw.customdata is None and raw.mode == "lines"
 
 
 def test_a_checkpoint_between_evaluations_is_on_the_training_curve(trained: list[RunDir]) -> None:

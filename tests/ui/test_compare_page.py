@@ -113,7 +113,7 @@ def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
         ("Scores", "None of these runs has been scored."),
         ("Settings that differ", "settings are the same"),
         ("Trade-offs", ""),
-        ("Answers", "These runs wrote no samples."),
+        ("Answers", "These runs have no samples."),
         ("By example", ""),
         ("Rank", "show which rank the run needed"),
         ("Notes", ""),
@@ -162,6 +162,19 @@ def test_the_sentence_names_four_and_every_change() -> None:
     )
     ended = compare_curves.sentence(standings(curves, 5.0), by_id, 5.0, "min", [], 1.0)
     assert ended.endswith(":blue[●] A ended at 4.0 min with 2.40")
+    neither = compare_curves.sentence(standings(curves, 1.0), by_id, 1.0, "min", None, 1.0)
+    assert neither == "**At 1.0 min :blue[●] B is at 2.50** · :blue[●] A is at 3.10"
+
+
+def test_nobody_leads_in_rank(open_page: Page) -> None:
+    runs = [record("aaaa", "A", rank=7.25), record("bbbb", "B", rank=3.5, learning_rate=0.5)]
+    at = open_page(
+        "compare", runs=",".join(run.id for run in runs), y="rank/effective", tab="Trade-offs",
+        x1="effective_rank",
+    )  # fmt: skip
+    text = words(at)
+    assert "A is at 7.25" in text and "B is at 3.50" in text and "leads" not in text
+    assert at.selectbox(key="compare.x1").value == "effective_rank"
 
 
 def test_the_slider_stops_at_whole_steps(open_page: Page) -> None:

@@ -196,12 +196,12 @@ def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
     ids = proof.probe_ids(base.model)
     again = proof.probe(base.model, ids)
     tensors = loaded_tensors = None
-    folder = named.folder
-    if folder is not None:
-        tensors, loaded_tensors = proof.count_loaded(loaded.model, folder)
+    files = named.weight_files
+    if files:
+        tensors, loaded_tensors = proof.count_loaded(loaded.model, files)
         if tensors and not loaded_tensors:
             raise LabError(
-                f"None of the {tensors} tensors in {folder} is in the model that was "
+                f"None of the {tensors} tensors in {files[0].parent} is in the model that was "
                 "built from it.",
                 "It belongs to another base model, or its names were changed.",
             )

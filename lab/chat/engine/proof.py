@@ -7,6 +7,7 @@ logits differ from the base's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((first[:, :width] - second[:, :width]).abs().max())
 
 
-def count_loaded(model: Any, folder: Path) -> tuple[int, int]:
-    """(tensors in the safetensors of `folder`, those of them that `model` holds, by value)."""
+def count_loaded(model: Any, files: Sequence[Path]) -> tuple[int, int]:
+    """(tensors in these files of safetensors, those of them that `model` holds, by value)."""
     from safetensors import safe_open
 
     tensors_by_shape: dict[Any, list[torch.Tensor]] = {}
@@ -87,7 +88,7 @@ def count_loaded(model: Any, folder: Path) -> tuple[int, int]:
     for _, tensor in tensors:
         tensors_by_shape.setdefault(tuple(tensor.shape), []).append(tensor.detach())
     total = loaded = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():
                 tensor = stored.get_tensor(name)
