@@ -37,7 +37,7 @@ def refusal(stand_in: StandIn, files: dict[str, bytes]) -> LabError:
         ({"model.Q4_K_M.gguf": b"x"}, "holds only GGUF files", "the model that they"),
         ({"adapter_config.json": b'{"base_model_name_or_path": "base/one"}',
           "adapter_model.safetensors": b"x"},
-         "is an adapter for base/one, and no model",
+         "is an adapter for base/one, and not a model by itself",
          "To talk to the adapter, add adapter:org/name in Chat. To train on with it, merge it"),
         ({"adapter_config.json": b"[]", "adapter_model.bin": b"x"},
          "is an adapter for a base that it does not name", "Choose its base model."),
