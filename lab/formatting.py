@@ -62,6 +62,17 @@ def budget(amount: float, axis: str) -> str:
     return flops(amount) if axis == "flops" else f"{amount:,.10g} {axis}"
 
 
+def percent(share: float) -> str:
+    """A share of one, without its sign: 0.36 → "36 %", 0.035 → "3.5 %"."""
+    value = abs(100 * share)
+    return f"{value:.{0 if value >= 9.95 or not value else 1}f} %"
+
+
+def signed_percent(change: float) -> str:
+    """A relative change with its sign: −0.214 → "−21 %"."""
+    return f"{'+' if change > 0 else '−' if change < 0 else '±'}{percent(change)}"
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A difference, always with its sign: "+0.06", "−0.31"; "±0.00" where rounding leaves none."""
     text = f"{abs(value):.{digits}f}"

@@ -10,7 +10,8 @@ actions.caption(cards.machine_line())
 cards.warnings()
 home_view.journey()
 
-recent, machine = st.columns([2, 1], gap="medium")
+parts = st.container(key="stack-home")  # below each other in a narrow window
+recent, machine = parts.columns([2, 1], gap="medium")
 with recent:
     st.subheader("Recent runs", anchor=False)
     home_view.recent()

@@ -23,6 +23,7 @@ if run is None:
     st.stop()
 with actions:
     monitor_view.pick(run)
+    monitor_view.actions_while_active(run)
 
 stage = monitor_view.stage(run)
 polls = stage != "ended"

@@ -203,9 +203,12 @@ def test_nothing_loads_pickles_runs_shells_or_remote_code() -> None:
     assert found == []
 
 
-def test_charts_and_json_are_drawn_in_the_one_safe_way() -> None:
-    """`chart_style.show` makes what a screen reader says visible; `cards.json_code` is readable."""
-    makers = {"plotly_chart(": "chart_style.py", "st.json(": "cards.py"}
+def test_charts_json_and_ways_to_pages_have_one_safe_way() -> None:
+    """`chart_style.show` makes what a screen reader says visible; `cards.json_code` is readable;
+    after `links.switch` no timer of the old page clears the new one."""
+    makers = {
+        "plotly_chart(": "chart_style.py", "st.json(": "cards.py", "switch_page(": "links.py",
+    }  # fmt: skip
     others = [
         f"{path.relative_to(ROOT)}: {call}"
         for path in sources("pages/*.py", "lab/ui/**/*.py")

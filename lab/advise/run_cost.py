@@ -32,7 +32,7 @@ class RunCost:
     def in_words(self) -> str:
         parts = [duration(self.seconds)]
         if self.energy_wh is None:
-            parts.append("energy not measured: only NVIDIA cards tell their power")
+            parts.append("energy not measured: only NVIDIA GPUs report their power")
         else:
             parts.append(f"{self.energy_wh:,.1f} Wh measured")
             parts.append(f"{usd(self.energy_usd or 0.0)} of electricity")

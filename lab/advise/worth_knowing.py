@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lab import methods
+from lab import formatting, methods
 
 USUAL_RATIO = 2.0  # alpha over rank, C10
 
@@ -48,7 +48,10 @@ def of_spec(spec: dict[str, Any]) -> list[Caution]:
     warnings += _of_alpha(method, known)
     rate = train.get("learning_rate")
     if isinstance(rate, (int, float)) and known.saves_whole_model and rate > 5e-5:
-        text = f"Learning rate {rate:g} is above the usual 1e-5 to 5e-5 of full fine-tuning."
+        text = (
+            f"Learning rate {formatting.rate(rate)} is above the usual 1e-5 to 5e-5 of full "
+            "fine-tuning."
+        )
         warnings.append(Caution("rate", text, "A3"))
     return warnings
 

@@ -142,7 +142,7 @@ class ChatProcessGone(LabError):
     def __init__(self, error: Exception) -> None:
         super().__init__(
             f"The chat process is gone ({type(error).__name__}).",
-            "Ask again; it starts anew. If it repeats, the machine may lack memory.",
+            "Ask again; it is restarted. If this repeats, the machine may lack memory.",
         )
 
 

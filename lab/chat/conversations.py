@@ -255,7 +255,7 @@ def continue_from(conversation_id: str, turn: int, model: str) -> None:
     with change(conversation_id) as chat:
         answer = chat.turns[turn].answers.get(model) if 0 <= turn < len(chat.turns) else None
         if answer is None or not answer.is_usable:
-            raise LabError(f"Turn {turn + 1} has no answer of {quote(model)} to go on from.")
+            raise LabError(f"Turn {turn + 1} has no answer of {quote(model)} to continue from.")
         chat.turns[turn].continue_from = model
 
 

@@ -30,12 +30,12 @@ class Bounds:
     top_p: float = option(
         1.0,
         "Top-p",
-        "Draws from the likeliest tokens whose probabilities add up to this. 1 draws from all.",
+        "Samples from the most likely tokens whose probabilities add up to this. 1 takes all.",
         above=0.0,
         max=1.0,
     )
     top_k: int = option(
-        0, "Top-k", "Draws from this many of the likeliest tokens. 0 draws from all.",
+        0, "Top-k", "Samples from this many of the most likely tokens. 0 samples from all.",
         min=0, max=1_000_000,
     )  # fmt: skip
     repetition_penalty: float = option(

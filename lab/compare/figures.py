@@ -43,7 +43,7 @@ FIGURES = (
     ComparedFigure("tokens_per_s", "Tokens per second", HIGHER, "tokens/s"),
     ComparedFigure("energy_wh", "Energy", LOWER, "Wh"),
     ComparedFigure("cost", "Cost", LOWER, "USD"),
-    ComparedFigure("flops", "Compute", LOWER, "FLOPs"),
+    ComparedFigure("flops", "Model FLOPs", LOWER, "FLOPs"),
     ComparedFigure("trainable", "Trainable parameters", ""),
     ComparedFigure("effective_rank", "Effective rank of the updates (median)", "", "directions"),
     ComparedFigure("stable_rank", "Stable rank of the updates (median)", "", "directions"),

@@ -237,10 +237,10 @@ def _verdict_of_two(result: dict[str, Any], name: Names) -> str:
         return "No preference shown: no vote was decided."
     if result["leads"]:
         wins, (low, high) = result["wins"][result["leads"]], result["interval"]
-        share = f"{result['share']:.0%}".replace("%", " %")
         figures = (
             f"{name(result['leads'])} preferred in {wins} of {_count(decided, 'decided vote')} "
-            f"({share}, 95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+            f"({100 * result['share']:.0f} %, 95 % interval {100 * low:.0f} to "
+            f"{100 * high:.0f} %), "
             f"exact sign test p = {_p(p)}."
         )
     else:
@@ -283,7 +283,7 @@ def _terms(result: dict[str, Any]) -> list[str]:
     if result["is_early"]:
         lines.append(f"Ended before the planned {result['planned']}.")
     elif not result["is_over"]:
-        lines.append("The vote goes on; looking at it before its end makes p too small.")
+        lines.append("The vote is in progress; looking at it before its end makes p too small.")
     elif result["planned"] is None:
         lines.append(
             "The number of votes was not fixed before: if it ended because of how it looked, p is "

@@ -216,7 +216,7 @@ def evidence_of(race: Race) -> Evidence:
     """Everything that the race has shown. Raises LabError while a run of it has not ended."""
     now = race_file.cells(race)
     if not race_file.has_ended(now):
-        raise LabError(f"{race.id} goes on.", "Wait until its runs have ended.")
+        raise LabError(f"{race.id} is still running.", "Wait until its runs have ended.")
     racing, scores = finishers(race), race_scores.scores_of(race)
     result, terms = race_verdict(racing) if racing else (None, None)
     failed = [

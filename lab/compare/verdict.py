@@ -18,7 +18,7 @@ from lab.compare.contestants import (
 from lab.compare.curves import Curve, curve
 from lab.compare.equal_terms import EqualTerms
 from lab.compare.paired import PairedDifference, half_interval
-from lab.formatting import duration, signed
+from lab.formatting import duration, percent, signed
 from lab.runs.run_progress import run_progress
 
 # What two single runs of the same settings may differ by, as a share: without several seeds, only
@@ -234,9 +234,7 @@ def share(change: float) -> str:
     """ "33 % less" of −0.33; "5 times" from three times on."""
     if change >= 2:
         return f"{1 + change:.0f} times the"
-    percent = abs(100 * change)
-    digits = 0 if percent >= 9.95 else 1
-    return f"{percent:.{digits}f} % {'less' if change < 0 else 'more'}"
+    return f"{percent(change)} {'less' if change < 0 else 'more'}"
 
 
 def _so_far(contestants: Sequence[Contestant], names: Names) -> ComparisonVerdict:

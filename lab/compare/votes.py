@@ -155,7 +155,7 @@ class VoteSession:
             raise LabError(f"Prompt {index + 1} has no answers to vote on.")
         if vote not in (*self.models, TIE, BAD):
             choices = ", ".join((*self.models, TIE, BAD))
-            raise LabError(f"'{quote(vote)}' is no vote.", f"Vote one of: {choices}.")
+            raise LabError(f"'{quote(vote)}' is not a vote.", f"Vote one of: {choices}.")
         if self.is_complete and self.voter not in prompt.votes:
             raise LabError(f"All {self.planned} votes are given.", "Look at the outcome.")
         prompt.votes[self.voter] = vote

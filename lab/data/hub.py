@@ -215,7 +215,7 @@ def state_of(wanted: HubId) -> FetchState:
         return replace(state, state="")  # its file was removed
     if state.state == "fetching" and not process.is_alive(record.get("process")):
         message = f"Fetching '{wanted}' was interrupted."
-        hint = "Fetch it again: it goes on from what has come."
+        hint = "Fetch it again: the download continues where it stopped."
         return replace(state, state="failed", message=message, hint=hint)
     return state
 
@@ -252,7 +252,7 @@ def stop_fetch(wanted: HubId) -> None:
             wanted,
             "failed",
             message=f"Fetching '{wanted}' was stopped ({state_of(wanted).progress}).",
-            hint="Fetch it again: it goes on from what has come.",
+            hint="Fetch it again: the download continues where it stopped.",
         )
 
 

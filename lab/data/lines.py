@@ -115,7 +115,7 @@ def check_ratio(path: Path, unpacked: int, packed: int, harmless: int, ratio: in
         raise LabError(
             f"'{quote(path.name)}' unpacks to more than {ratio} times its size "
             f"({unpacked:,} bytes so far).",
-            "This is no ordinary data; unpack it yourself if you trust it.",
+            "This is not ordinary data; unpack it yourself if you trust it.",
         )
 
 
@@ -155,7 +155,7 @@ def lines(
             raise LabError(
                 f"'{quote(path.name)}' holds more than {MAX_BLANK_LINES:,} blank lines before row "
                 f"{row}.",
-                "This is no ordinary data; remove the blank lines.",
+                "This is not ordinary data; remove the blank lines.",
             )
         if row == 1:
             line = line.removeprefix("\ufeff")

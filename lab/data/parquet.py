@@ -54,7 +54,7 @@ def _checked(metadata: Any, path: Path, size: int, harmless: int, ratio: int) ->
     if len(set(names)) < len(names):
         raise LabError(
             f"'{quote(path.name)}' names a column twice.",
-            "Name each column once, and save it anew.",
+            "Name each column once, and save it again.",
         )
     parts = _parts(metadata)
     check_ratio(path, sum(part.total_uncompressed_size for part in parts), size, harmless, ratio)
@@ -62,7 +62,7 @@ def _checked(metadata: Any, path: Path, size: int, harmless: int, ratio: int) ->
     if values > max(HARMLESS_VALUES, ratio * size):
         raise LabError(
             f"'{quote(path.name)}' holds {values:,} values in {size:,} bytes.",
-            "This is no ordinary data; check how it was made.",
+            "This is not ordinary data; check how it was made.",
         )
     return names
 

@@ -80,7 +80,7 @@ def check_settings(
         raise LabError(
             f"{name} was trained with the {word.replace('_', ' ')} '{quote(trained)}'; these rows "
             f"have '{quote(now)}'.{shown}".rstrip(),
-            "Measure it by itself: its own terms hold then.",
+            "Measure it alone: then the settings of its own run are used.",
         )
 
 

@@ -65,7 +65,7 @@ def _terms(names: list[ModelRef], dataset: str | None) -> RunSpec:
     """The spec whose data section says how rows are made."""
     run = next((named.run for named in names if named.run is not None), None)
     if run is None and dataset is None:
-        raise LabError("A base has no held-out rows of its own.", "Name a set with --dataset.")
+        raise LabError("A base model has no held-out rows.", "Name a dataset with --dataset.")
     if run is None:
         assert dataset is not None
         spec = RunSpec.from_json({"model": names[0].base, "data": {"dataset": dataset}})

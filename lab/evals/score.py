@@ -181,7 +181,7 @@ def _pattern(text: str) -> re.Pattern[str] | None:
         return re.compile(text, re.DOTALL)
     except re.error as error:
         raise LabError(
-            f"'{quote(text)}' is no pattern: {error}.", "Write a regular expression."
+            f"'{quote(text)}' is not a regular expression: {error}.", "Write a regular expression."
         ) from None
 
 

@@ -74,7 +74,9 @@ class Combination:
                     f"{MAX_WEIGHT:g}, or is 0."
                 )
         if self.type not in TYPES:
-            problems.append(f"'{quote(self.type)}' is no type. Choose one of {', '.join(TYPES)}.")
+            problems.append(
+                f"'{quote(self.type)}' is not a type. Choose one of {', '.join(TYPES)}."
+            )
         if not 0 < self.density <= 1:
             problems.append(f"The density {self.density:g} is not above 0 and at most 1.")
         if self.rank is not None and not 1 <= self.rank <= MAX_RANK:

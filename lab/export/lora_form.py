@@ -80,7 +80,7 @@ def why_not(run: RunDir) -> str:
     if config.get("peft_type") == "ADALORA":
         return "PEFT brings no AdaLoRA into the form of a LoRA."
     if config.get("peft_type") not in ADDITIVE:
-        return "what it learns is no update that is added to a weight."
+        return "what it learns is not an update that is added to a weight."
     if config.get("use_dora"):
         return "the norms of DoRA do not add up."
     if config.get("modules_to_save") or config.get("bias", "none") != "none":

@@ -48,7 +48,7 @@ def check(run: RunDir, target: Path, precision: str) -> None:
         raise LabError(f"{run.id} cannot be merged: {reason}", f"Use {run.artifact} as it is.")
     if precision not in PRECISIONS:
         raise LabError(
-            f"'{quote(precision)}' is no precision.", f"Choose one of {', '.join(PRECISIONS)}."
+            f"'{quote(precision)}' is not a precision.", f"Choose one of {', '.join(PRECISIONS)}."
         )
     if target.exists():
         raise LabError(f"'{quote(str(target))}' exists.", "Choose another name.")

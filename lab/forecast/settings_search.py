@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lab import optimizers
+from lab import formatting, optimizers
 from lab.data.row_sizes import RowSizes
 from lab.errors import Problem, SpecError
 from lab.forecast.compile_choice import choose_compile
@@ -285,7 +285,7 @@ def _explained(ranked: list[Candidate], memory_bytes: int) -> list[Candidate]:
         else:
             slower = 1 - choice.tokens_per_s / best.tokens_per_s
             saved = (best.peak_bytes - choice.peak_bytes) / 1e9
-            why = f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}"
+            why = f"{formatting.percent(slower)} {'slower' if slower > 0 else 'faster'}"
             why = why if abs(slower) >= 0.005 else "same speed"
             why += f", {saved:.2f} GB less" if saved > 0 else f", {-saved:.2f} GB more"
         if not choice.is_requested_optimizer:

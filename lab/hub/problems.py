@@ -100,7 +100,7 @@ def refusal(
     if code == "RevisionNotFound":
         return HubError(
             f"{subject} has no such branch, tag or commit.",
-            "Check what stands behind the #; without it the branch main is taken.",
+            "Check what follows the #; without it the branch main is used.",
             kind="not found",
         )
     if code == "EntryNotFound":

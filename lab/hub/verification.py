@@ -88,7 +88,7 @@ def verify(folder: Path, repo: Repository, tell: Tell = lambda progress: None) -
                 blob.unlink()
                 raise HubError(
                     f"{repo.subject}: {file.name} in the cache is damaged. It was deleted.",
-                    "Start again with a network: it is fetched anew.",
+                    "Start again with a network: it is downloaded again.",
                     kind="damaged",
                 )
             remember(blob)

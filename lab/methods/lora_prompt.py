@@ -45,7 +45,7 @@ class LoraPromptConfig(HybridConfig):
     formula="[P; E(x)] in; y = W₀x + (α/r) B A x",
     parameter_formula="Σ over linear layers of r (d_in + d_out) + n·h",
     description="A soft prompt is an instruction that no words could spell: vectors found by "
-    "training that stand before every text. Alone it learns slowly; beside LoRA it "
+    "training and placed before every text. Alone it learns slowly; with LoRA it "
     "carries what is the same in all answers, and leaves the rest to the low-rank "
     "matrices.",
     diagram_labels={"input": "P", "attention": "+ B·A", "feed_forward": "+ B·A"},
@@ -53,9 +53,9 @@ class LoraPromptConfig(HybridConfig):
     default_lr=1e-3,
     can_script=Unsupported("PEFT cannot mix a prompt with LoRA; the lab's hooks do."),
     can_pack=Unsupported(
-        "the prompt stands before the first of the rows that share one, not before each."
+        "the prompt is placed before the first of the packed examples, not before each."
     ),
-    is_identity_at_start=Unsupported("the vectors stand before the text from the first step on."),
+    is_identity_at_start=Unsupported("the vectors are before the text from the first step on."),
 )
 class LoraPrompt(Method):
     def fit_defaults(

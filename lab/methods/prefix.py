@@ -62,8 +62,8 @@ class PrefixConfig:
     "prefix",
     title="Prefix tuning",
     source="arXiv:2101.00190",
-    summary="Learns keys and values that stand before every attention layer: a trained prompt in "
-    "every layer, stored in a few megabytes.",
+    summary="Learns keys and values placed before those of every attention layer: a trained prompt "
+    "in every layer, stored in a few megabytes.",
     formula="attention(q, [P_k; K], [P_v; V])",
     parameter_formula="n · 2 L d_kv, without projection",
     description="Attention looks up what earlier tokens left behind as keys and values. "
@@ -76,7 +76,7 @@ class PrefixConfig:
     default_lr=1e-2,
     can_pack=NO_PACKING,
     can_checkpoint_activations=Unsupported(
-        "the prefix stands in the key-value cache, which a recomputed layer would find filled "
+        "the prefix is in the key-value cache, which a recomputed layer would find filled "
         "already. Set train.activation_checkpointing off."
     ),
     can_compile=Unsupported(

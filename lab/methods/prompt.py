@@ -45,8 +45,8 @@ class PromptConfig:
     "prompt",
     title="Prompt tuning",
     source="arXiv:2104.08691",
-    summary="Learns a few vectors that stand before every prompt like words that nobody could "
-    "write. The model itself stays untouched.",
+    summary="Learns a few vectors placed before every prompt, like words that cannot be "
+    "written. The model itself stays untouched.",
     formula="input = [p₁ … p_n, E[x₁] … E[x_T]]",
     parameter_formula="n h: virtual tokens × hidden size",
     description="A good instruction before a question changes the answer. Prompt tuning "

@@ -54,7 +54,7 @@ class VeraConfig:
     description="LoRA learns both low-rank matrices of each layer. VeRA draws one random pair for "
     "the whole model, freezes it, and learns only how strongly each of its directions "
     "counts in each layer. What is stored is a handful of vectors; the random pair "
-    "can be drawn again from its seed, and is saved all the same so that the result "
+    "can be drawn again from its seed, but is saved as well, so that the result "
     "does not depend on it.",
     diagram_labels={"attention": "b, d", "feed_forward": "b, d"},
     config=VeraConfig,

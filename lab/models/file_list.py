@@ -32,7 +32,7 @@ def check_config(names: Collection[str], name: str, adapter_base: Callable[[], s
             "Choose a causal language model.",
         )
     raise LabError(
-        f"'{quote(name)}' has no config.json, so it is no model that transformers can load.",
+        f"'{quote(name)}' has no config.json, so it is not a model that transformers can load.",
         "Check the ID: a model's page on the Hub lists config.json under Files.",
     )
 
@@ -82,7 +82,7 @@ def _check_adapter(names: Collection[str], name: str, adapter_base: Callable[[],
     way_out = f"Choose its base, '{quote(base)}'." if base else "Choose its base model."
     raise LabError(
         f"'{quote(name)}' is an adapter for {quote(base) or 'a base that it does not name'}, and "
-        "no model by itself.",
+        "not a model by itself.",
         f"{way_out} To talk to the adapter, add adapter:{quote(name)} in Chat. To train on with "
         "it, merge it into its base with PEFT (merge_and_unload, save_pretrained, and the "
         "tokenizer's save_pretrained) and give that folder.",
@@ -93,7 +93,7 @@ def check_adapter(names: Collection[str], name: str) -> None:
     """Raise LabError unless the repository `name` holds an adapter in safetensors."""
     if ADAPTER not in names:
         raise LabError(
-            f"'{quote(name)}' is no adapter: it holds no {ADAPTER}.",
+            f"'{quote(name)}' is not an adapter: it has no {ADAPTER}.",
             f"To talk to a whole model, name it base:{quote(name)}.",
         )
     if ADAPTER_WEIGHTS not in names:

@@ -239,7 +239,7 @@ class Planner:
                 del self._requests[begun.id]
                 self._end()
                 raise LabError(
-                    f"The planner cannot be asked: {error}.", "Try again; it is started anew."
+                    f"The planner cannot be asked: {error}.", "Try again; it is restarted."
                 ) from None
         return begun
 

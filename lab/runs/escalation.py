@@ -153,8 +153,8 @@ def _words(run: RunDir, command: str, why: str) -> tuple[str, str]:
     who = "Killed" if command == "kill" else "Ended by the lab by force"
     steps = [checkpoints.step_of(path) for path in checkpoints.listing(run.checkpoints)]
     if not steps:
-        left, then = "It had no checkpoint, so nothing was saved.", "it begins anew"
+        left, then = "It had no checkpoint, so nothing was saved.", "it starts from the beginning"
     else:
         left = f"Its last checkpoint is that of step {steps[-1]}; what came after it is lost."
-        then = f"it goes on from step {steps[-1]}"
+        then = f"it continues from step {steps[-1]}"
     return f"{who}: {why}. {left}", f"Resume it; {then}."

@@ -10,6 +10,7 @@ from lab import paths
 from lab.atomic_files import number
 from lab.checked_run import read_forecast
 from lab.forecasts import Parts
+from lab.formatting import percent, signed_percent
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.result import read_result
@@ -41,8 +42,8 @@ class EstimateError:
     def in_words(self) -> str:
         """How the estimate compares: "+0.3 %", or with a margin "within the margin"."""
         if not self.has_margin:
-            return f"{self.error:+.1%}"
-        return "within the margin" if self.holds else f"above the estimate by {-self.error:.1%}"
+            return signed_percent(self.error)
+        return "within the margin" if self.holds else f"above the estimate by {percent(self.error)}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class ErrorHistory:
         parts = []
         if exact:
             runs = "1 finished run" if exact == 1 else f"{exact} finished runs"
-            parts.append(f"{runs}: median error {self.median:.1%}, largest {self.worst:.1%}")
+            median, worst = percent(self.median), percent(self.worst)
+            parts.append(f"{runs}: median error {median}, largest {worst}")
         if margins:
             runs = "1 finished run" if len(margins) == 1 else f"{len(margins)} finished runs"
             within = sum(error.holds for error in margins)

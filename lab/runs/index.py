@@ -59,6 +59,15 @@ def entries() -> list[RunSummary]:
     return [entry(run) for run in paths.all_runs()]
 
 
+def unused_name(name: str) -> str:
+    """`name`, or "NAME 2" where another run has it: lists could not tell the two apart."""
+    used = {entry.name for entry in entries()}
+    number, new = 2, name
+    while new in used:
+        new, number = f"{name[:110]} {number}", number + 1
+    return new
+
+
 def active_runs() -> list[RunDir]:
     """Runs with a live worker, newest first."""
     return [run for run in paths.all_runs() if entry(run).status.is_active]

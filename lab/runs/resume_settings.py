@@ -141,8 +141,8 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
     checkpoint to go on from."""
     if not checkpoints.listing(run.checkpoints):
         raise LabError(
-            f"{run.id} is done, and no checkpoint is left to go on from.",
-            'Train on from its result as a new run: "Train on from it" on the Monitor page, or '
+            f"{run.id} is done, and no checkpoint is left to continue from.",
+            'Continue from its result in a new run: "Train again" on the Monitor page, or '
             f"python -m lab start SPEC.json --set init_from_run=run:{run.id}",
         )
     train = RunSpec.of_run(run).to_json()["train"] | changes

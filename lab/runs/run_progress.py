@@ -50,6 +50,7 @@ class Phase:
     total_s: float
     done: float = 0.0
     total: float = 0.0
+    doing: str = ""  # what `done` and `total` count between steps: "evaluating"
 
     @property
     def title(self) -> str:
@@ -181,4 +182,8 @@ def _with_beat(phase: Phase, beat: Heartbeat) -> Phase:
         total_s = phase.spent_s + eta_s
     elif phase.name != "train" and total and done / total >= MIN_DONE:
         total_s = phase.spent_s / min(1.0, done / total)
-    return replace(phase, done=done, total=total, total_s=max(phase.spent_s, total_s))
+    is_between = phase.name == "train" and beat.phase != "training"
+    return replace(
+        phase, done=done, total=total, total_s=max(phase.spent_s, total_s),
+        doing=beat.phase if is_between else "",
+    )  # fmt: skip

@@ -56,7 +56,7 @@ def _work(run: RunDir, commands: Commands) -> int:
         state = "cancelled" if ended.command == "cancel" else "stopped"
         if ended.kept_download:
             message = f"{state.capitalize()} while downloading: {ended.kept_download} are kept."
-            hint = "Resume it; the download goes on from there."
+            hint = "Resume it; the download continues from there."
         elif state == "stopped":
             message, hint = nothing_to_save(run)
     except LabError as error:
@@ -82,7 +82,7 @@ def nothing_to_save(run: RunDir) -> tuple[str, str]:
     if not steps:
         return "Stopped before the first step: there was nothing to save.", "Resume it to begin."
     message = f"Stopped before its next step: there was nothing to save since step {steps[-1]}."
-    return message, f"Resume it; it goes on from step {steps[-1]}."
+    return message, f"Resume it; it continues from step {steps[-1]}."
 
 
 def out_of_memory(run: RunDir, phase: str) -> OutOfMemory:

@@ -54,8 +54,8 @@ def add_adapter(names: list[str], add: Callable[[list[str]], None]) -> None:
     before it its base where that is not among `names`."""
     text = st.text_input(
         "Adapter", key="chat.adapter", placeholder="Hub ID or folder of a PEFT adapter",
-        help="An adapter that PEFT has written is loaded on the base that its config names. "
-        "ID@BASE loads it on another one.",
+        help="A PEFT adapter is loaded on the base model that its config names. "
+        "ID@BASE loads it on another base.",
     )  # fmt: skip
     name = f"{adapters.PREFIX}{str(text or '').strip()}"
     if st.button("Look up", icon=":material/search:", key="chat.adapter.find", disabled=not text):

@@ -78,11 +78,11 @@ def fields() -> dict[str, Any]:
     model = grid.cell().selectbox(
         "Model", options, options.index(default_model()), key="advise.model", bind="query-params",
         format_func=model_title,
-        help="A size, for which the nearest shipped config stands, or a model that the lab knows.",
+        help="A model of the list, or a size: then the config of the nearest listed size is used.",
     )  # fmt: skip
     card = grid.cell().selectbox(
         "Hardware", hardware(), key="advise.hardware", bind="query-params",
-        help="A size stands for the fastest card with it.",
+        help="With a memory size, the fastest card of that size is used.",
     )  # fmt: skip
     examples = grid.cell().number_input(
         "Examples", 1, 10_000_000_000, 1000, key="advise.examples", bind="query-params",
@@ -124,7 +124,7 @@ def _more() -> dict[str, Any]:
         help="high: legal or medical. In USD: what two points of accuracy are worth.",
     )  # fmt: skip
     tokens = grid.cell().number_input(
-        "Tokens an example", 1, 1 << 20, 250, key="advise.tokens", bind="query-params",
+        "Tokens per example", 1, 1 << 20, 250, key="advise.tokens", bind="query-params",
         help="On average. Time and cost grow with it.",
     )  # fmt: skip
     tasks = grid.cell().number_input(

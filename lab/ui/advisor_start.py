@@ -24,7 +24,7 @@ def buttons(advice: Recommendation) -> None:
             help="Opens New run with these settings; you choose the data there.",
         ):  # fmt: skip
             st.session_state[FILL] = settings.trainable(advice.chosen.spec)
-            st.switch_page(links.page("new_run"), query_params={})  # drops those of the case
+            links.switch("new_run", {})  # drops those of the case
         if advice.rival is not None:
             rival = advice.rival
             with st.popover(

@@ -108,7 +108,7 @@ def price_rows() -> list[dict[str, Any]]:
     named = {gpu.name: now.cards.get(gpu.name) for gpu in gpu_table.GPUS}
     return [
         {"What": "kWh of electricity", "name": "electricity", **_row(now.electricity)},
-        {"What": "GB of storage a month", "name": "storage", **_row(now.storage)},
+        {"What": "GB of storage per month", "name": "storage", **_row(now.storage)},
         *({"What": f"hour of {name}", "name": name, **_row(price)}
           for name, price in named.items()),
     ]  # fmt: skip
@@ -179,7 +179,7 @@ def _printed_table(rows: list[costs.PrintedFigure]) -> None:
 def cards(advice: Recommendation) -> None:
     """Which cards hold it, the smallest, what B2 says, and what a gigabyte less changes."""
     if advice.chosen.forecast is None or advice.chosen.need_bytes is None:
-        st.caption("Nothing is known of this run's memory.")
+        st.caption("The memory of this run is not known.")
         return
     job = _hardware.get_or(
         f"{advice.case} {advice.approach}",
@@ -209,11 +209,11 @@ def _cards(advice: Recommendation, job: HardwareJob) -> None:
     smallest = hardware.smallest(job.rows)
     needed = option.forecast.memory.needed_bytes
     lines = [
-        f"- As set up it takes **{in_gb(needed)}**; with one row a pass and every layer recomputed "
+        f"- As set up it takes **{in_gb(needed)}**; with batch size 1 and all layers checkpointed "
         f"**{in_gb(option.need_bytes)}**.",
-        f"- The smallest card that holds it: **{escape_markdown(smallest.name)}**."
+        f"- The smallest card that it fits: **{escape_markdown(smallest.name)}**."
         if smallest
-        else "- No single card of the table holds it.",
+        else "- It fits no single card of the table.",
         f"- {claim_links.link('B2')} says for {in_gb(needed)}: "
         f"{escape_markdown(hardware.b2_step(needed))}.",
     ]
@@ -226,7 +226,7 @@ def _cards(advice: Recommendation, job: HardwareJob) -> None:
             {
                 "Card": row.card.name,
                 "For a run, GB": row.card.usable_bytes / 1e9,
-                "Holds it": "as set up"
+                "Fits": "as set up"
                 if row.comfortably
                 else "with smaller settings"
                 if row.holds

@@ -37,7 +37,7 @@ class AdviceJob(BackgroundJob):
 # What an approach is, for who meets its name for the first time
 MEANINGS = {
     Approach.FULL: "Every weight trains. The result is a whole model.",
-    Approach.LORA: "A small adapter trains beside the frozen model. The result is a file of some "
+    Approach.LORA: "A small adapter trains next to the frozen model. The result is a file of some "
     "megabytes, used with the model.",
     Approach.QLORA: "LoRA on a model that is stored in 4 bits: less memory, a little slower.",
 }
@@ -73,7 +73,7 @@ def recommendation(job: AdviceJob) -> None:
         low, high = (usd(count * advice.chosen.usd) for count in costs.EXPERIMENTS)
         runs = "{} to {} runs".format(*costs.EXPERIMENTS)
         link = claim_links.link("C19")
-        st.caption(f"{runs} before one that is kept ({link}): {low} to {high}")
+        st.caption(f"{runs} until the settings are right ({link}): {low} to {high}")
     _why(advice)
     st.markdown(f"**What would change it** {escape_markdown(_changes(advice))}")
     if not job.is_complete:
@@ -198,7 +198,7 @@ def settings_table(advice: Recommendation) -> None:
             "Setting": "Batch size × accumulation",
             "Value": f"{train['batch_size']} × {train['gradient_accumulation_steps']}",
             "Follows": claim_links.link("B9" if advice.approach is Approach.FULL else "C9"),
-            "Why": "16 examples a step; the most rows that fit",
+            "Why": "16 examples per step; the largest batch that fits",
         }
     )
     st.table(rows, border="horizontal", hide_index=True)

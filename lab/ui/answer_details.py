@@ -26,7 +26,7 @@ def show(conversation_id: str, number: int, name: str) -> None:
     answer = chat.turns[number].answers[name]
     st.markdown(chat_panes.pane(name).label)
     text, receipt, tokens, example, more = st.tabs(
-        ["Text", "Receipt", "Tokens", "Keep as an example", "Go on from here"]
+        ["Text", "Receipt", "Tokens", "Keep as an example", "Continue from here"]
     )
     with text:
         st.code(visible(answer.text), language=None, wrap_lines=True)
@@ -134,12 +134,12 @@ def token_html(answer: Answer, log_probabilities: list[float]) -> str:
 
 def _example(chat: Chat, number: int, name: str, answer: Answer) -> None:
     """Correct the answer and keep it as a row of a dataset."""
-    st.caption("The conversation up to this answer becomes a row of a dataset of your uploads.")
+    st.caption("Adds the conversation up to this answer as a row to one of your datasets.")
     text = st.text_area("Answer", answer.text, height=160, key=f"details.text.{number}.{name}")
     st.session_state.setdefault("chat.dataset", examples.DEFAULT_NAME)
     dataset = st.text_input(
         "Dataset", st.session_state["chat.dataset"], key=f"details.dataset.{number}.{name}",
-        help="A file of your uploads; it is made if there is none.",
+        help="An uploaded dataset; it is created if it does not exist.",
     )  # fmt: skip
     if st.button("Add the row", icon=":material/add:", key=f"details.add.{number}.{name}"):
         try:
@@ -153,10 +153,10 @@ def _example(chat: Chat, number: int, name: str, answer: Answer) -> None:
 def _go_on(chat: Chat, number: int, name: str) -> None:
     last = number == len(chat.turns) - 1
     if last and len(chat.turns[number].answers) > 1:
-        st.caption("The next question is put to all models as if each had given this answer.")
+        st.caption("All models continue as if each had given this answer.")
         if st.button("Continue all from this answer", key=f"details.all.{number}.{name}"):
             run_action(lambda: conversations.continue_from(chat.id, number, name))
-    st.caption("A new chat with the turns up to here; this one stays as it is.")
+    st.caption("A new chat with the turns up to here; this one does not change.")
     if st.button("Branch from here", key=f"details.branch.{number}.{name}"):
         branch = conversations.branch(chat.id, number + 1)
         st.session_state["chat.open"] = branch.id

@@ -95,6 +95,7 @@ def figure(view: View, *, x: str, y: str, height: int = 200, log: bool = False) 
                 "bgcolor": "#1a262a" if view.dark else "#ffffff",
                 "font": {"color": view.ink},
             },
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": view.quiet, "activecolor": view.ink},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             "uirevision": f"{view.by}-{log}",
             "transition": {"duration": 0},

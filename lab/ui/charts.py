@@ -95,6 +95,7 @@ def _checkpoints(
             name="checkpoint",
             mode="markers",
             marker={"symbol": "square-open", "size": 11, "color": colour, "line": {"width": 2}},
+            cliponaxis=False,
             selected={"marker": {"size": 14}},
             unselected={"marker": {"opacity": 1}},
             showlegend=False,

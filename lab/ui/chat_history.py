@@ -48,7 +48,7 @@ def show() -> None:
     # those of a blind vote would tell who answered what
     chats = [chat for chat in conversations.all_conversations() if not chat.vote]
     if not chats:
-        st.caption("No conversation yet. Each is kept on this machine from its first question on.")
+        st.caption("No conversations yet. Each is saved on this machine, from the first question.")
         return
     words = st.text_input("Search", key="history.search", placeholder="Words of a conversation")
     matches = [chat for chat in chats if contains(chat, words)]

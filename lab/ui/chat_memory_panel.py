@@ -34,5 +34,5 @@ def idle_time() -> str:
 
 def _unload() -> None:
     if client.health().get("is_busy"):
-        raise LabError("An answer is being made.", "Stop it first.")
+        raise LabError("An answer is being generated.", "Stop it first.")
     client.end()

@@ -195,7 +195,7 @@ def _facts(name: str, chat: Chat | None) -> None:
     answers = [turn.answers[name] for turn in chat.turns if name in turn.answers] if chat else []
     finished = [answer for answer in answers if answer.receipt]
     if not finished:
-        st.caption("What its answers prove appears here.")
+        st.caption("Checks of the base model and the adapter appear here with the first answer.")
         return
     last = finished[-1]
     if last.context:
@@ -203,7 +203,10 @@ def _facts(name: str, chat: Chat | None) -> None:
         st.progress(min(1.0, (last.prompt_tokens + last.tokens) / last.context))
     if last.kept_tokens:
         read = last.prompt_tokens - last.kept_tokens
-        st.caption(f"{read:,} of {last.prompt_tokens:,} tokens of the prompt were new to read")
+        st.caption(
+            f"{read:,} of {last.prompt_tokens:,} prompt tokens were new; the others come from the "
+            "prompt cache"
+        )
     for line in proof_lines(last.receipt):
         st.caption(line)
 
@@ -224,8 +227,9 @@ def proof_lines(receipt: dict[str, Any]) -> list[str]:
         whole = proof["tensors"] == proof["tensors_loaded"] and proof.get("effect")
         icon = ":material/check:" if whole else ":material/warning:"
         lines.append(
-            f"{icon} The result is in the model: {proof['tensors_loaded']} of {proof['tensors']} "
-            f"tensors; logits differ from the base's by up to {_two_digits(proof.get('effect'))}"
+            f"{icon} The trained weights are in the model: {proof['tensors_loaded']} of "
+            f"{proof['tensors']} tensors; logits differ from the base's "
+            f"by up to {_two_digits(proof.get('effect'))}"
         )
     return lines
 

@@ -28,7 +28,7 @@ def settings(names: list[str]) -> dict[str, Any]:
         st.session_state["chat.system"] = suggested
     system = st.text_area(
         "System prompt", key="chat.system", height=90, persist_state="session",
-        help="At first the system prompt that the results were trained with. Empty: the chat "
+        help="Default: the system prompt used in training. Empty: the chat "
         "template's own, if it has one.",
     )  # fmt: skip
     left, right = st.columns(2)

@@ -103,7 +103,7 @@ def _answer(chat: Chat, number: int, name: str) -> None:
     row = st.container(
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     )
-    row.caption(foot(answer), width="content")
+    row.caption(foot(answer), width="stretch")
     buttons = row.container(horizontal=True, width="content", gap="xxsmall")
     key = f"{number}.{name}"
     if not answer.is_over:

@@ -168,7 +168,7 @@ def chosen_id(ids: list[str], requested: str) -> str:
 def table(job: FindingsJob, ids: list[str], requested: str, *, is_narrow: bool) -> None:
     """The rows; `is_narrow` where the panel of a claim stands beside them."""
     if not ids:
-        st.info("No claim has this verdict and these words.", icon=":material/info:")
+        st.info("No claims match this verdict and search.", icon=":material/info:")
         return
     characters = SHOWN_CHARACTERS if is_narrow else MAX_CHARACTERS
     rows = [_row(claims.get(name), job.findings.get(name), characters) for name in ids]

@@ -30,7 +30,7 @@ from lab.ui.compare_runs import name_of, plain_name
 
 Y, BY, LOG, AT = "compare.y", "compare.by", "compare.log", "compare.at"
 HEIGHT = 330
-LEFT, RIGHT = 64, 150  # pixels beside the plot, for the scrubber's edges
+LEFT, RIGHT = 64, 150  # pixels beside the plot, as lab.css has them for the scrubber
 MAX_NAME_CHARS = 20  # characters at the end of a curve
 TITLES = {
     "step": "Steps", "tokens": "Tokens", "seconds": "Time", "flops": "FLOPs",
@@ -70,19 +70,15 @@ def _curves(shown: list[Contestant], with_base: bool) -> None:
     key, by, log = _controls(measures, shown)
     usd = price(shown) if by == "cost" else 0.0
     if by == "cost" and not usd:
-        st.caption("Set what an hour of this machine costs to see the curves over money.")
+        st.caption("Set the price of an hour on this machine to see the curves over cost.")
         return
     curves = {each.id: line for each in shown if (line := curve(each, key, by, usd)) is not None}
     if not curves:
-        st.caption("None of the runs shown has measured this yet.")
+        st.caption("None of the runs shown has this measurement yet.")
         return
     if key in SMOOTHED:
         curves = {name: Curve(c.x, ema(c.y, SMOOTHING)) for name, c in curves.items()}
     scale, unit, title = x_scale(by, max(float(each.x[-1]) for each in curves.values()))
-    st.html(
-        f"<style>.st-key-compare-scrubber {{ padding-left: {LEFT}px; padding-right: {RIGHT}px; }}"
-        "</style>"
-    )
     slot = st.container()
     at = _scrubber(curves, scale, unit)
     by_id = {each.id: each for each in shown}
@@ -256,6 +252,7 @@ def _end_marker(chart: go.Figure, x: np.ndarray, y: np.ndarray, colour: str, hol
     chart.add_trace(
         go.Scatter(
             x=x[-1:], y=y[-1:], mode="markers", showlegend=False, hoverinfo="skip",
+            cliponaxis=False,
             marker={
                 "size": 9, "color": colour, "symbol": "circle-open" if hollow else "circle",
                 "line": {"width": 2, "color": colour},

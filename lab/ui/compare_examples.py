@@ -31,7 +31,7 @@ def answers(shown: list[Contestant]) -> None:
         )
     )
     if not prompts:
-        st.caption("These runs wrote no samples. Chat with them to see what they say.")
+        st.caption("These runs have no samples. Chat with them to see their answers.")
         return
     labels = [str(plain(text.replace("\n", " ")[:120])) for text in prompts]
     row = st.container(horizontal=True, vertical_alignment="bottom")
@@ -71,8 +71,8 @@ def by_example(shown: list[Contestant]) -> None:
     terms = [each.first.losses for each in measured]
     if len(measured) < 2 or not same_rows(terms):
         st.caption(
-            "Two runs that were measured on the same held-out examples are needed; runs of earlier "
-            "versions wrote no losses of single examples."
+            "This needs two runs measured on the same held-out examples; runs of earlier "
+            "versions did not record the loss of each example."
         )
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -90,7 +90,7 @@ def by_example(shown: list[Contestant]) -> None:
     first, second = (measured[position] for position in pair)
     frame = example_rows(first, second, str(order))
     if frame.empty:
-        st.markdown("There is no such example.")
+        st.markdown("No examples match.")
         return
     texts = _texts_of(first)
     frame["Example"] = [
@@ -129,7 +129,7 @@ def _forgotten(shown: list[Contestant]) -> None:
         lost = forgotten.examples(run)
         forgotten.table(lost)
         if not lost:
-            st.caption("It was trained without the forgetting probe, or is not at its end yet.")
+            st.caption("Trained without the forgetting probe, or not finished yet.")
 
 
 def example_rows(first: Contestant, second: Contestant, order: str) -> pd.DataFrame:

@@ -30,7 +30,9 @@ class NearestCheckpoint:
         """ "step 24, the nearest kept to 30"."""
         name = f"the result, step {self.step:,}" if self.is_result else f"step {self.step:,}"
         return (
-            name if self.step == self.clicked else f"{name}, the nearest kept to {self.clicked:,}"
+            name
+            if self.step == self.clicked
+            else f"{name}, the checkpoint nearest to {self.clicked:,}"
         )
 
 
@@ -74,7 +76,7 @@ def show(shown: list[Contestant], by: str, at: float, usd: float) -> None:
             run = each.first
             there = nearest(run, step_at(run, by, at, usd))
             if there is None:
-                st.caption(f"{name_of(each)}: no checkpoint is kept.", width="content")
+                st.caption(f"{name_of(each)}: no checkpoint left.", width="content")
                 continue
             seed = f", seed {run.seed}" if len(each.runs) > 1 else ""
             step = None if there.is_result else there.step

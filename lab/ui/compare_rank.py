@@ -40,7 +40,7 @@ def show(shown: list[Contestant]) -> None:
     )  # fmt: skip
     others = [None, *(number for number in range(len(ready)) if number != position)]
     against = row.selectbox(
-        "Likeness to", others, key="compare.rank.other", width=240,
+        "Similarity to", others, key="compare.rank.other", width=240,
         format_func=lambda number: "none" if number is None else plain_name(ready[number]),
     )  # fmt: skip
     run = ready[position].first.run
@@ -60,7 +60,7 @@ def _ask(run: RunDir, other: RunDir | None, progress: RankProgress | None) -> No
         return
     st.markdown(
         "The singular values of every update show which rank the run needed. This loads the base "
-        "and the result in a process of its own; it takes seconds for an adapter, minutes for full "
+        "and the result in a separate process; it takes seconds for an adapter, minutes for full "
         "fine-tuning."
     )
     if st.button("Measure the rank", icon=":material/bar_chart:", key="compare.rank.start"):
@@ -111,8 +111,8 @@ def _report(report: RankReport, contestant: Contestant) -> None:
     if report.similarity:
         values = np.array(list(report.similarity.values()))
         st.markdown(
-            f"Likeness of the updates' column spaces: mean **{values.mean():.2f}**, from "
-            f"{values.min():.2f} to {values.max():.2f} (0: nothing in common, 1: the same)."
+            f"Similarity of the updates' column spaces: mean **{values.mean():.2f}**, from "
+            f"{values.min():.2f} to {values.max():.2f} (0: nothing in common, 1: identical)."
         )
     st.code(f"python -m lab rank {report.run} {report.other} --intruders".replace("  ", " "),
             language=None, wrap_lines=True)  # fmt: skip
@@ -127,8 +127,9 @@ def _repair(run: RunDir) -> None:
         st.caption(f":material/block: No repair: {escape_markdown(reason)}")
         return
     st.caption(
-        "Leading directions of the result that are like none of the base's; they are held to cost "
-        "general ability (arXiv:2410.21228). A repair reduces them in a new result."
+        "Leading singular vectors of the result that resemble none of the base's; they are "
+        "reported to reduce general ability (arXiv:2410.21228). A repair scales "
+        "them down in a new result."
     )
     if job_panel.follow(repair.job_file(run), "compare.rank.repair.stop", _repaired):
         return

@@ -83,7 +83,7 @@ def actions(row: DeltaGenerator, runs: list[RunDir], those: list[Contestant]) ->
         if len(models) > MAX_MODELS else None,
     ):  # fmt: skip
         query = {"models": ",".join(models[:MAX_MODELS])}
-        st.switch_page(links.page("chat"), query_params=query)
+        links.switch("chat", query)
 
 
 def choose(entries: list[RunSummary], runs: list[RunDir]) -> list[RunDir]:

@@ -35,8 +35,8 @@ def show(shown: list[Contestant]) -> None:
     else:
         st.markdown(
             "None of these runs has been scored. The runs and their base answer the questions of a "
-            "set, and each answer is held against the reference: exact match, token F1, accuracy, "
-            "form, or the likeliest choice, as the set asks."
+            "dataset, and each answer is compared with the reference: exact match, token F1, "
+            "accuracy, format, or the most likely choice, depending on the dataset."
         )
     _measure(shown, scored)
 
@@ -55,8 +55,8 @@ def _measure(shown: list[Contestant], scored: list[ScoredSet]) -> None:
         st.error(escape_markdown(f"{job.error} {job.hint}".strip()), icon=":material/error:")
     elif job is not None and job.finish == "interrupted":
         st.caption(
-            ":material/warning: The last scoring was stopped. The answers of the models that were "
-            "done are kept."
+            ":material/warning: The last scoring was stopped. The answers of the models that had "
+            "finished are saved."
         )
     whole = {each.sheet.dataset for each in scored if not each.missing}
     sets = [name for name in score_job.fitting_sets(runs) if name not in whole]
@@ -90,9 +90,9 @@ def _scores(scored: ScoredSet, shown: list[Contestant]) -> None:
     sheet = scored.sheet
     st.caption(
         f"{len(sheet.questions):,} questions that none of the runs was trained on, answered "
-        "greedily. All figures: ↑ higher is better; 1 is all right."
+        "greedily. All figures: ↑ higher is better; 1 is all correct."
         if sheet.main != "centred_accuracy"
-        else f"{len(sheet.questions):,} multiple-choice questions; 0 is chance, 1 is all right. ↑"
+        else f"{len(sheet.questions):,} multiple-choice questions; 0 is chance, 1 is all correct. ↑"
     )
     table: dict[str, list[str]] = {"": [_heading(name, shown) for name in scored.models]}
     for key in scored.figures:

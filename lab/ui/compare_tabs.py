@@ -18,7 +18,7 @@ def _notes(shown: list[Contestant]) -> None:
     ids = report.ids_of(shown)
     text = st.text_area(
         "Notes", notes.read(ids), key=f"compare.notes.{notes.file_of(ids).stem}", height=180,
-        max_chars=notes.MAX_NOTE_CHARS, help="Kept with these runs, and part of the report.",
+        max_chars=notes.MAX_NOTE_CHARS, help="Saved with these runs and included in the report.",
     )  # fmt: skip
     if st.button("Save notes", key="compare.notes.save"):
         run_action(lambda: notes.write(ids, text or ""))

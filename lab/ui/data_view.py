@@ -159,11 +159,11 @@ def train_on(spec: dict[str, Any], preview: DatasetPreview | None) -> None:
     if st.button(
         "New run with this dataset", icon=":material/play_arrow:", type="primary",
         key="data.train", disabled=not is_usable,
-        help=None if is_usable else "No example of this dataset can be trained on as it is read.",
+        help=None if is_usable else "No example of this dataset can be used for training.",
     ):  # fmt: skip
         form.load(RunSpec.parse(spec, []))
         st.session_state["new.preset"] = None
-        st.switch_page(links.page("new_run"))
+        links.switch("new_run")
 
 
 _previews: Recent[tuple[str, int, int], DatasetPreview] = Recent(8)
@@ -231,7 +231,7 @@ def show_counts(preview: DatasetPreview) -> None:
         ("Tokens", formatting.count(counts.tokens), None),
         (
             "Trained tokens",
-            f"{counts.counted / max(1, counts.tokens):.0%}",
+            formatting.percent(counts.counted / max(1, counts.tokens)),
             "Share of tokens that count in the loss.",
         ),
         ("Truncated", f"{counts.truncated:,}", "Examples longer than the sequence length."),
@@ -272,11 +272,10 @@ def show_template_notes(preview: DatasetPreview) -> None:
         st.markdown(f":material/info: {escape_markdown(note)}")
     padding = preview.padding
     if padding is not None:
-        st.markdown(
-            f":material/compress: Padding: {padding.shuffled:.0%} shuffled, "
-            f"{padding.grouped:.0%} grouped by length, {padding.packed:.0%} packed "
-            f"({padding.examples:,} examples into {padding.sequences:,} sequences)."
-        )
+        shares = map(formatting.percent, (padding.shuffled, padding.grouped, padding.packed))
+        text = ":material/compress: Padding: {} shuffled, {} grouped by length, {} packed ({})."
+        packed = f"{padding.examples:,} examples into {padding.sequences:,} sequences"
+        st.markdown(text.format(*shares, packed))
 
 
 COLOURS = {"light": ("#0b7a7526", "#075e5a"), "dark": ("#2bb8ac40", "#8ee5dc")}

@@ -102,7 +102,7 @@ def _download(request: Request) -> Response:
 
     job = exports.record(run, kind, weight_type)
     if job is None or job.finish != "done":
-        return PlainTextResponse("This export is not made.", status_code=404)
+        return PlainTextResponse("This export does not exist.", status_code=404)
     if file.is_dir():
         return _zipped(file, f"{run.id}-{content}")
     return FileResponse(

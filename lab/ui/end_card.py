@@ -20,10 +20,8 @@ from lab.ui.markdown_safety import escape_lines, escape_markdown
 
 def change_in_words(base: float, last: float) -> str:
     """ "3.59 → 2.82 (−21 %)"; the sign always stands there, per cent are whole from 10 on."""
-    percent = 100 * (last / base - 1) if base else 0.0
-    digits = 0 if abs(percent) >= 9.95 else 1
-    sign = "+" if percent > 0 else "−" if percent < 0 else "±"
-    return f"{base:.2f} → {last:.2f} ({sign}{abs(percent):.{digits}f} %)"
+    change = last / base - 1 if base else 0.0
+    return f"{base:.2f} → {last:.2f} ({formatting.signed_percent(change)})"
 
 
 def show(run: RunDir) -> None:
@@ -57,7 +55,7 @@ def _costs(run: RunDir, summary: TrainingSummary) -> str:
     steps, seconds, peak = summary.step, summary.seconds, summary.peak_bytes
     parts = [
         f"{steps:,.0f} steps" if steps else "",
-        f"in {formatting.duration(seconds)}" if seconds else "",
+        f"{formatting.duration(seconds)} of training" if seconds else "",
         f"peak {formatting.size(peak)}" if peak else "",
         f"trained model {formatting.size(size_of(run.artifact))}" if run.artifact.is_dir() else "",
     ]
@@ -94,7 +92,7 @@ def _actions(run: RunDir, entry: index.RunSummary) -> None:
             key="monitor.chat",
             type="primary" if entry.status.state == "done" else "secondary",
         ):  # fmt: skip
-            st.switch_page(links.page("chat"), query_params={"run": run.id})
+            links.switch("chat", {"run": run.id})
         if st.button("Compare", icon=":material/compare_arrows:", key="monitor.compare"):
             links.open_comparison([run.id, *partner(entry)])
         with st.popover("Download", icon=":material/download:", key="monitor.download"):

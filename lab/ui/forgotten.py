@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from lab.atomic_files import number
-from lab.formatting import duration
+from lab.formatting import duration, percent
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.metric_series import MetricSeries, series_of
@@ -56,9 +56,9 @@ def share_of_time(series: MetricSeries) -> str:
     total = float(took[took == took].sum()) if len(took) else 0.0  # without NaN
     if not total or training is None:
         return ""
-    percent = 100 * total / (total + training)
+    share = percent(total / (total + training))
     return (
-        f"Measuring forgetting took {duration(total)}, {percent:.0f} % of the time of training and "
+        f"Measuring forgetting took {duration(total)}, {share} of the time of training and "
         "measuring together."
     )
 

@@ -162,12 +162,14 @@ def _ask(run: Newest | None, is_primary: bool) -> None:
             st.markdown(f":gray[{name}] {escape_markdown(text)}")
     if run is not None and run.has_result:
         if _button("Chat", "home.ask", is_primary, "forum"):
-            st.switch_page(links.page("chat"), query_params=chat_query(run.entry))
+            links.switch("chat", chat_query(run.entry))
 
 
 def _short(text: object) -> str:
     line = " ".join(str(text).split())
-    return line if len(line) <= MAX_ANSWER_CHARS else f"{line[:MAX_ANSWER_CHARS].rstrip()} …"
+    if len(line) <= MAX_ANSWER_CHARS:
+        return line
+    return f"{line[:MAX_ANSWER_CHARS].rsplit(None, 1)[0]} …"
 
 
 def chat_query(entry: RunSummary) -> dict[str, str]:

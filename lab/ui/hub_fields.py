@@ -11,9 +11,9 @@ from lab.hub.progress import DownloadForecast
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
 TOKEN_HELP = (
-    "For gated and private repositories. It is kept in the memory of this server until it ends, "
-    "and handed to the processes that download; never written to a file. Without one HF_TOKEN "
-    "counts, then the login of `hf auth login`."
+    "For gated and private repositories. Stays in the memory of this server "
+    "and of its download processes; never written to a file. Without it, HF_TOKEN "
+    "is used, then the token of `hf auth login`."
 )
 
 
@@ -27,7 +27,9 @@ def token_field(*ids: str) -> None:
             credentials.give(given)
         st.session_state["hub.token.used"] = given
     token = credentials.current()
-    st.caption(f"Requests carry {token.origin}." if token else "Requests carry no token.")
+    st.caption(
+        f"Requests are sent with {token.origin}." if token else "Requests are sent without a token."
+    )
 
 
 def fetch_panel(dataset_id: str) -> None:

@@ -39,7 +39,7 @@ def follow(file: Path, stop_key: str, show: Callable[[JobRecord], None]) -> bool
             if job.hint:
                 st.caption(escape_markdown(job.hint))
         elif job.finish == "interrupted":
-            st.caption(":material/warning: The last one was stopped before its end.")
+            st.caption(":material/warning: The last one was interrupted.")
         else:
             show(job)
 

@@ -159,7 +159,10 @@ def _rules(
                 "color": view.ink,
                 "line": {"width": 1.5, "color": view.ink},
             },
-            customdata=[[claim, f"{error:+.0%}", value] for _, claim, value, error in points],
+            customdata=[
+                [claim, formatting.signed_percent(error), value]
+                for _, claim, value, error in points
+            ],
             hovertemplate="%{customdata[0]}: %{customdata[2]:.1f} GB (%{customdata[1]})"
             "<extra></extra>",
         )

@@ -25,7 +25,7 @@ def buttons(settings: list[Setting], method: methods.Method) -> None:
             form.load(spec)
             st.session_state["new.preset"] = None
             # an empty address: Streamlit does not drop parameters that are bound to fields
-            st.switch_page(links.page("new_run"), query_params={})
+            links.switch("new_run", {})
 
 
 def spec_to_train(settings: dict[str, Any], method: methods.Method) -> RunSpec:

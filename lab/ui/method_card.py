@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab import methods, presets
+from lab import formatting, methods, presets
 from lab.methods import Method
 from lab.runs import colours as run_colours
 from lab.ui import colours, form, form_fields, form_problems
@@ -92,7 +92,7 @@ def _pair() -> None:
             method = methods.get(name)
             st.text_input(
                 "Learning rate", key=f"{PAIR}.{side}.rate", persist_state="session", live=True,
-                help=f"auto: the method's default, {method.default_lr:g}.",
+                help=f"auto: the method's default, {formatting.rate(method.default_lr)}.",
             )  # fmt: skip
             _options(method)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -20,16 +21,16 @@ TITLES = {"step": "Steps", "tokens": "Tokens", "seconds": "Time"}
 OVERLAY = "monitor.overlay"
 MEANINGS = {
     "loss": "How surprised the model is by the right next token: the lower, the better it predicts "
-    "the data. Training loss that falls while evaluation loss rises means that it learns the "
-    "training examples by heart.",
+    "the data. Training loss that falls while evaluation loss rises means that it memorises the "
+    "training examples.",
     "memory": "What the run holds in memory, second by second. The dotted line is the estimate "
     "from before the start, the dashed one the highest value so far.",
     "throughput": "Tokens that pass through the model each second. A lasting drop means that "
     "something else uses the machine.",
     "learning-rate": "How far each step moves the weights. It rises during warm-up and then "
     "follows the schedule down.",
-    "gradient-norm": "How strongly the examples of a step pull on the weights. Peaks that grow "
-    "announce that training diverges; a lower learning rate helps.",
+    "gradient-norm": "How strongly the examples of a step pull on the weights. Growing peaks are a "
+    "sign of divergence; a lower learning rate helps.",
     "forgetting": "How much less likely the model finds what its base answers to general prompts. "
     "The band is what another choice of prompts may change; within it nothing is shown to be "
     "forgotten. Mixing general data in keeps it low.",
@@ -37,7 +38,7 @@ MEANINGS = {
     "below r means that a lower r would do. Where the effective rank falls towards 1, the updates "
     "have collapsed, and a lower learning rate helps.",
     "condition": "The largest singular value of an update over its smallest. Thousands mean that "
-    "some of the rank is as good as unused.",
+    "part of the rank is hardly used.",
     "power": "The power that the GPU draws. Much less than its limit means that it waits for "
     "something.",
 }
@@ -153,6 +154,7 @@ def has_curves(run: RunDir) -> bool:
 
 
 def show_loss(run: RunDir, view: View) -> None:
+    view = replace(view, dark=is_dark())  # the theme may have changed since the page was drawn
     series = series_of(run)
     title, figure = charts_of(series, view, overlaid())["loss"]
     base, last = series.evaluation.base, number(series.evaluation.last("eval/loss"))
@@ -169,6 +171,7 @@ def show_loss(run: RunDir, view: View) -> None:
 
 
 def show_others(run: RunDir, view: View) -> None:
+    view = replace(view, dark=is_dark())
     figures = charts_of(series_of(run), view, overlaid())
     figures.pop("loss")
     grid = st.grid("auto", min_column_width=255, gap="small")

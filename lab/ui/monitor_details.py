@@ -167,8 +167,8 @@ def _memory_parts(run: RunDir) -> None:
         st.caption(f"Estimated for the {basis}.")
     if forecast.memory.has_margin:
         st.caption(
-            "On a CPU the estimate has a margin for what the process holds beside its tensors. It "
-            "is no bound: a run may take more."
+            "On a CPU the estimate includes a margin for memory other than tensors. It "
+            "is not an upper bound: a run may take more."
         )
     history = estimate_history.error_history(forecast.device)
     if history is not None:

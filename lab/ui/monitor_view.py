@@ -78,7 +78,7 @@ def state(run: RunDir) -> None:
         if not run_status.has_ended:  # then they stand below the card of the end
             figures(run)
     elif not run_status.is_active:
-        st.caption(NOTHING.get(run_status.state, "It has not trained a step."))
+        st.caption(NOTHING.get(run_status.state, "No training steps yet."))
 
 
 NOTHING = {
@@ -129,7 +129,8 @@ def _phase(phase: Phase) -> str:
     count = f" {phase.done:,.0f} of {phase.total:,.0f}" if phase.total else ""
     if phase.state == "done":
         return f"{ICONS['done']} {phase.title}"
-    return f"{ICONS['now']} **{phase.title}{count}**"
+    doing = f" · {escape_markdown(phase.doing)}" if phase.doing else ""
+    return f"{ICONS['now']} **{phase.title}{doing}{count}**"
 
 
 def bar(progress: RunProgress, fraction: float) -> str:
@@ -171,7 +172,7 @@ def figures(run: RunDir) -> None:
     ]  # fmt: skip
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
-        values.insert(3, ("MFU", "–" if share is None else f"{share:.0%}", None))
+        values.insert(3, ("MFU", "–" if share is None else formatting.percent(share), None))
     grid = st.grid(len(values) + 1, min_column_width=135, gap="small")
     for name, value, delta in values:
         grid.metric(name, value, delta, delta_color="inverse")
@@ -192,12 +193,10 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def buttons(run: RunDir) -> None:
-    """What a person can do now."""
+    """What a person can do with a run that does not train, and what an ended one has gained."""
     run_status = status(run)
     with st.container(horizontal=True):
-        if run_status.is_active:
-            _while_active(run)
-        elif run_status.state == "queued":
+        if run_status.state == "queued":
             chat_memory_panel.offer(run_status.message, "monitor.free")
             if st.button("Remove from queue", icon=":material/close:", key="withdraw"):
                 run_action(lambda: actions.command(run, "cancel"))
@@ -210,27 +209,36 @@ def buttons(run: RunDir) -> None:
         figures(run)
 
 
-def _while_active(run: RunDir) -> None:
+def actions_while_active(run: RunDir) -> None:
+    """Stop, save, cancel and kill, at the right of the page's title; nothing at rest."""
+    if not status(run).is_active:
+        return
     pending = {name for name in ("stop", "cancel", "kill") if (run.commands / name).exists()}
     if st.button(
         "Stop and save", icon=":material/stop_circle:", key="stop", disabled=bool(pending),
         help="Finishes this step, saves the model and stops; you can resume it later.",
     ):  # fmt: skip
         _command(run, "stop", "Stopping after this step …")
-    if st.button("Save checkpoint", icon=":material/save:", key="save", disabled=bool(pending)):
+    if st.button(
+        "Save", icon=":material/save:", key="save", disabled=bool(pending),
+        help="Writes a checkpoint after this step; training continues.",
+    ):  # fmt: skip
         _command(run, "save", "A checkpoint will be written after this step.")
-    is_cancelled = bool(pending & {"cancel", "kill"})
-    with st.popover("Cancel", icon=":material/cancel:", disabled=is_cancelled):
+    with st.popover(":material/more_horiz:", key="monitor.more", help="Cancel or kill the run"):
         st.markdown("Stop now and discard all progress since the last checkpoint?")
-        if st.button("Cancel the run", icon=":material/delete:", key="cancel"):
+        if st.button(
+            "Cancel the run", icon=":material/delete:", key="cancel",
+            disabled=bool(pending & {"cancel", "kill"}),
+        ):  # fmt: skip
             _command(run, "cancel", "Cancelling …")
-    if pending:
-        with st.popover("Kill now", icon=":material/bolt:", disabled="kill" in pending):
+        if pending:
             st.markdown(
                 "It has not ended yet. Kill its process? All progress since the last checkpoint "
                 "is lost."
             )
-            if st.button("Kill the process", icon=":material/delete:", key="kill"):
+            if st.button(
+                "Kill the process", icon=":material/bolt:", key="kill", disabled="kill" in pending
+            ):
                 _command(run, "kill", "Killing …")
 
 

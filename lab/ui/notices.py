@@ -6,7 +6,7 @@ import contextlib
 
 import streamlit as st
 
-from lab import paths
+from lab import formatting, paths
 from lab.errors import LabError
 from lab.runs import index, supervisor_start
 from lab.runs.run_progress import run_progress
@@ -49,7 +49,7 @@ def _list() -> None:
         name = f"{colours.dot(entry.colour)} {escape_markdown(entry.name or run.id)}"
         st.page_link(
             str(paths.ROOT / "pages" / "monitor.py"),
-            label=f"{name} · {100 * run_progress(run).fraction:.0f} %",
+            label=f"{name} · {formatting.percent(run_progress(run).fraction)}",
             query_params={"run": run.id},
         )
 

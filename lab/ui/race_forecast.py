@@ -53,8 +53,7 @@ def check_of(spec: dict[str, Any]) -> ContestantCheck:
 
 def rows() -> dict[str, ContestantCheck]:
     """The table of contestants; the check of each by its name, none while the form has problems."""
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
-        st.caption("CONTESTANTS")
+    st.caption("CONTESTANTS")
     has_problems = bool(race_form.problems())
     specs = {} if has_problems else race_form.specs()[0]
     checks = {name: check_of(spec) for name, spec in specs.items()}
@@ -63,21 +62,19 @@ def rows() -> dict[str, ContestantCheck]:
     next_colours = run_colours.next_colours(len(ids))
     for row, name, colour in zip(ids, names, next_colours, strict=True):
         with st.container(border=True):
-            fields, cost, remove = st.columns([5, 4, 0.6], gap="small", vertical_alignment="center")
-            with fields:
-                st.markdown(f"{colours.dot(colour)} **{escape_markdown(name)}**")
-                race_form.row_fields(row)
-            with cost:
-                check = checks.get(name)
-                if check is not None:
-                    check.look(f"race {row}")
+            line = st.container(horizontal=True, vertical_alignment="center")
+            line.markdown(f"{colours.dot(colour)} **{escape_markdown(name)}**", width="content")
+            check = checks.get(name)
+            if check is not None:
+                check.look(f"race {row}")
+            with line.container(width="stretch"):
                 _cost(check)
-            with remove:
-                st.button(
-                    ":material/close:", key=f"race.remove.{row}", help=f"Remove {name}",
-                    type="tertiary", on_click=race_form.remove_row, args=(row,),
-                    disabled=len(ids) <= 2,
-                )  # fmt: skip
+            line.button(
+                ":material/close:", key=f"race.remove.{row}", help=f"Remove {name}",
+                type="tertiary", on_click=race_form.remove_row, args=(row,),
+                disabled=len(ids) <= 2,
+            )  # fmt: skip
+            race_form.row_fields(row)
     st.button(
         "Add a method", key="race.add", icon=":material/add:", on_click=race_form.add_row,
         disabled=len(ids) >= 12,
@@ -181,8 +178,8 @@ def _words(
         st.caption(escape_markdown(unfair))
     elif rungs:
         st.caption(
-            f"{rungs} short runs a method at {100 * race_start.PROBE_SHARE:.0f} % of the budget, "
-            "the best goes on; the default is run too."
+            f"{rungs} short runs per contestant at {100 * race_start.PROBE_SHARE:.0f} % of the "
+            "budget, the best continues; the default is run too."
         )
 
 
@@ -223,4 +220,4 @@ def _start(checks: dict[str, ContestantCheck]) -> None:
         st.rerun()
     race_form.clear()
     submit.renew()
-    st.switch_page(links.page("race"), query_params={"race": race_id})
+    links.switch("race", {"race": str(race_id)})

@@ -22,7 +22,8 @@ from lab.ui.markdown_safety import escape_markdown, plain
 
 ROWS, SPEC, READY, TESTS = "race.rows", "race.spec", "race.ready", "race.tests"
 UNITS = {"tokens": "Tokens", "seconds": "Minutes", "flops": "FLOPs", "steps": "Steps"}
-AMOUNTS: dict[str, Any] = {"tokens": 6000, "seconds": 3.0, "flops": 5e12, "steps": 60}
+AMOUNTS: dict[str, Any] = {"tokens": 6000, "seconds": 3.0, "flops": 5.0, "steps": 60}
+SCALES = {"seconds": 60.0, "flops": 1e12}  # of a budget, in what its field counts: min and TFLOPs
 LADDERS = {0: "Default", 3: "Ladder of 3", 5: "Ladder of 5"}
 BASE, DATASET, UNIT, SEEDS, RATES = (
     "race.base", "race.dataset", "race.unit", "race.seeds", "race.rates",
@@ -57,7 +58,7 @@ def fill(
     st.session_state[RATES] = rungs if rungs in LADDERS else 0
     for unit, amount in AMOUNTS.items():
         if unit == budget.axis:
-            amount = budget.amount / 60 if unit == "seconds" else type(amount)(budget.amount)
+            amount = type(amount)(budget.amount / SCALES.get(unit, 1))
         st.session_state[f"race.budget.{unit}"] = amount
     for contestant in contestants:
         add_row(contestant)
@@ -166,13 +167,12 @@ def shared() -> None:
     with grid.cell():
         st.number_input(
             "Seeds", 1, 20, key=SEEDS, **PERSISTENT,
-            help="Runs of each contestant: several seeds tell what is luck. They share the "
+            help="Runs per contestant: several seeds show how much is chance. They share the "
             "held-out examples.",
         )  # fmt: skip
-    grid = st.grid(3, min_column_width=230, gap="small")
     with grid.cell():
         unit = st.segmented_control(
-            "Equal", list(UNITS), key=UNIT, **PERSISTENT, format_func=UNITS.get, required=True,
+            "Budget in", list(UNITS), key=UNIT, **PERSISTENT, format_func=UNITS.get, required=True,
             help="What every run may use for training; loading, evaluations and saving come on "
             "top. Minutes and FLOPs are equal work; equal tokens are equal data.",
         )  # fmt: skip
@@ -183,7 +183,7 @@ def shared() -> None:
             "Learning rates", list(LADDERS), key=RATES, format_func=LADDERS.get, required=True,
             **PERSISTENT,
             help=f"A ladder: short runs of each contestant at {100 * race_start.PROBE_SHARE:.0f} % "
-            "of the budget, at rates around its own; the best goes on, and the default is run too.",
+            "of the budget, at rates around its own; the best continues, the default is run too.",
         )  # fmt: skip
 
 
@@ -192,20 +192,14 @@ def _with(chosen: str, options: list[str]) -> list[str]:
 
 
 def _amount(unit: str) -> None:
-    name, label = f"race.budget.{unit}", f"{UNITS[unit]} per run"
+    name = f"race.budget.{unit}"
+    label = f"{'TFLOPs' if unit == 'flops' else UNITS[unit]} per run"
     if unit in ("tokens", "steps"):
-        st.number_input(
-            label,
-            1,
-            10**12,
-            key=name,
-            step=100 if unit == "tokens" else 10,
-            **PERSISTENT,
-        )
-    elif unit == "seconds":
-        st.number_input(label, 0.05, 1e6, key=name, step=1.0, format="%g", **PERSISTENT)
+        step = 100 if unit == "tokens" else 10
+        st.number_input(label, 1, 10**12, key=name, step=step, **PERSISTENT)
     else:
-        st.number_input(label, 1e6, 1e30, key=name, step=1e12, format="%.2e", **PERSISTENT)
+        least, most = (0.05, 1e6) if unit == "seconds" else (1e-6, 1e18)
+        st.number_input(label, least, most, key=name, step=1.0, format="%g", **PERSISTENT)
 
 
 def row_fields(row: int) -> None:
@@ -244,7 +238,7 @@ def row_fields(row: int) -> None:
 def budget() -> Budget:
     unit = str(st.session_state[UNIT])
     amount = float(st.session_state[f"race.budget.{unit}"] or 0)
-    return Budget(unit, amount * 60 if unit == "seconds" else amount)
+    return Budget(unit, amount * SCALES.get(unit, 1))
 
 
 def contestants() -> list[RaceContestant]:

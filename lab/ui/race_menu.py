@@ -47,7 +47,7 @@ def take_ready() -> None:
 
 def _use(ready: ReadyRace) -> None:
     race_form.fill_ready(ready.name)
-    st.switch_page(links.page("race"))
+    links.switch("race")
 
 
 def ready_cards() -> None:

@@ -75,8 +75,10 @@ def _stop(now: list[RunCell]) -> None:
         return
     number = f"{len(waiting)} runs" if len(waiting) > 1 else "1 run"
     with st.popover("Stop after this run", icon=":material/stop:", key="race.stop"):
-        st.markdown(f"{number} that wait are taken out of the queue; the one that trains goes on.")
-        if st.button(f"Take {number} out", key="race.stop.confirm"):
+        st.markdown(
+            f"{number} waiting in the queue will be removed; the run in training continues."
+        )
+        if st.button(f"Remove {number} from the queue", key="race.stop.confirm"):
             run_action(lambda: stop_waiting(now))
 
 
@@ -209,7 +211,7 @@ def _verdict(race: Race) -> None:
     with st.container(border=True):
         st.caption("VERDICT")
         if not racing:
-            st.markdown("No run has ended well, so there is nothing to compare.")
+            st.markdown("No run finished, so there is nothing to compare.")
         else:
             result, terms = race_outcome.race_verdict(racing)
             st.markdown(f"### {escape_markdown(result.headline)}")
@@ -257,7 +259,7 @@ def _actions(race: Race, racing: list[race_outcome.Finisher]) -> None:
             )  # fmt: skip
         if st.button("Repeat with …", key="race.repeat", icon=":material/replay:"):
             race_form.fill_from(race)
-            st.switch_page(links.page("race"))
+            links.switch("race")
         file = evidence.folder() / f"{race_outcome.evidence_id(race)}.json"
         if file.is_file():
             st.download_button(

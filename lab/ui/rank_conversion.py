@@ -27,7 +27,7 @@ def show(run: RunDir) -> None:
         return
     st.caption(
         "Each layer gets the lowest rank that keeps this share of its update's energy. The new "
-        "result works wherever a LoRA does; how far it answers otherwise is measured. Of a result "
+        "result works wherever a LoRA does; the change of its answers is measured. Of a result "
         "that PEFT cannot convert, embeddings, norms and biases stay as the base has them."
     )
     if job_panel.follow(convert.job_file(run), "compare.rank.convert.stop", _outcome):

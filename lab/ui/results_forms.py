@@ -34,12 +34,12 @@ def combine_form(run: RunDir) -> None:
         and not lora_form.why_not(other)
     ]
     if not partners:
-        st.caption("No other adapter of the same base is here yet: train a second one.")
+        st.caption("There is no other adapter of the same base yet: train a second one.")
         st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
         return
     st.caption(
-        "Adapters of one base become a new LoRA, without training. It is read back and proven, and "
-        "then stands among the results."
+        "Adapters of one base become a new LoRA, without training. It is read back and verified, "
+        "then listed with the results."
     )
     chosen: list[str] = st.multiselect(
         "Combine with", partners, key="results.combine.with", format_func=run_picker.short_title,
@@ -72,7 +72,7 @@ def combine_form(run: RunDir) -> None:
         if kind.startswith(("ties", "dare")):
             density = st.number_input(
                 "Density", 0.01, 1.0, 0.5, 0.05, key="results.combine.density",
-                help="The share of numbers that is kept.",
+                help="Fraction of values to keep.",
             )  # fmt: skip
     st.caption(escape_markdown(combine.TYPES[kind]))
     energy = _energy(names)
@@ -101,7 +101,7 @@ def _energy(names: list[str]) -> float | None:
         key="results.combine.energy", format="%.4g", width=200,
         help="Each layer gets the lowest rank that keeps this share of its update's energy.",
     )  # fmt: skip
-    st.caption(escape_markdown(f"Brought into the form of a LoRA first: {titles}."))
+    st.caption(escape_markdown(f"Converted to LoRA first: {titles}."))
     return float(energy)
 
 
@@ -138,12 +138,12 @@ def push_form(run: RunDir) -> None:
     """Name and visibility, both confirmed before anything leaves this machine."""
     token = credentials.current()
     if token is None:
-        st.caption("An upload needs a token of the Hub with the right to write.")
+        st.caption("An upload needs a Hub token with write access.")
         hub_fields.token_field("account/name")
         return
     st.caption(
-        f"With {escape_markdown(token.origin)}. The model card goes with it; folders of this "
-        "machine are taken out."
+        f"With {escape_markdown(token.origin)}. The model card is included; local paths are "
+        "removed."
     )
     done = [
         f"{kind}-{weight_type}"
@@ -165,7 +165,7 @@ def push_form(run: RunDir) -> None:
             key="results.push.visibility",
         )  # fmt: skip
     update = st.checkbox(
-        "Update a repository that exists", key="results.push.update",
+        "Update an existing repository", key="results.push.update",
         help="Files of the same name are replaced by a new commit; the others stay.",
     )  # fmt: skip
     job = background_job.read(push.job_file(run))
@@ -176,7 +176,7 @@ def push_form(run: RunDir) -> None:
             f"**{escape_markdown(name or '')}**, which will be **{visibility}**?"
         )
         if visibility == "public":
-            st.caption(":material/public: Everybody can read it, with its model card.")
+            st.caption(":material/public: Anyone can read it, with its model card.")
         if st.button(f"Push as {visibility}", key="results.push"):
             run_action(
                 lambda: push.start(
@@ -198,19 +198,19 @@ def _pushed(job: JobRecord) -> None:
     kind = "private" if commit.get("is_private") else "public"
     st.markdown(
         f":green[:material/verified:] {escape_markdown(commit.get('url'))}, {kind}: "
-        f"{commit.get('verified')} of {commit.get('files')} files have the hashes there that they "
-        f"have here ({formatting.size(number(commit.get('bytes')))})."
+        f"{commit.get('verified')} of {commit.get('files')} files have the same hashes on the Hub "
+        f"as here ({formatting.size(number(commit.get('bytes')))})."
     )
 
 
 def serve(run: RunDir) -> None:
     """Commands for OpenAI's API on this machine."""
     st.caption(
-        "OpenAI's API on this machine alone, with a key that the command prints. It answers until "
-        "it is ended."
+        "An OpenAI-compatible API on this machine only; the command prints its key. It runs until "
+        "you stop it."
     )
     st.code(f"python -m lab serve run:{shlex.quote(run.id)}", language=None, wrap_lines=True)
-    st.caption("Then, with the two lines that it prints in your environment:")
+    st.caption("Then, with the two environment variables that it prints:")
     st.code(
         "from openai import OpenAI\n\n"
         "client = OpenAI()  # reads OPENAI_BASE_URL and OPENAI_API_KEY\n"

@@ -24,7 +24,7 @@ PYTHON = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
 
 def use(run: RunDir) -> None:
     """Lines and commands for programs of the field, for what is here."""
-    st.caption("Folders are those of this machine: put in yours after a download.")
+    st.caption("Paths are those of this machine; replace them after a download.")
     with st.container(border=True):
         st.markdown("**Transformers and PEFT**")
         lines = python_lines(run)
@@ -61,9 +61,9 @@ def use(run: RunDir) -> None:
             st.markdown("**llama.cpp, Ollama**")
             reason, way_out = exports.why_not(run, "gguf")
             if reason:
-                st.caption(escape_markdown(f"There is no GGUF of it: {reason} {way_out}"))
+                st.caption(escape_markdown(f"GGUF is not possible: {reason} {way_out}"))
             else:
-                st.caption("Convert it to GGUF above: the commands then stand here.")
+                st.caption("Convert it to GGUF above to see the commands here.")
 
 
 def python_lines(run: RunDir) -> str:
@@ -117,5 +117,5 @@ def files(run: RunDir) -> None:
             f"Base {escape_markdown(base.get('model'))}, hash of its weights "
             f"{escape_markdown(base['weights'])}."
         )
-    st.caption("Check a download with `sha256sum`. The receipt, as it lies beside the weights:")
+    st.caption("Check a download with `sha256sum`. The receipt, as saved with the weights:")
     cards.json_code(receipt)

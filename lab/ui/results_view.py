@@ -44,13 +44,18 @@ def choose() -> RunDir | None:
 
 
 def pick(run: RunDir) -> None:
-    """The result that is shown, and a way to another one."""
+    """The result that is shown, a way to another one, and to its other pages."""
     ids = [each.id for each in paths.all_runs() if each.artifact.is_dir()]
     run_picker.choose(ids, run.id, "results.run")
+    for page, label, icon in (("chat", "Chat", "forum"), ("monitor", "Monitor", "monitoring")):
+        st.page_link(
+            links.page(page), label=label, icon=f":material/{icon}:",
+            query_params={"run": run.id}, width="content",
+        )  # fmt: skip
 
 
 def title(run: RunDir) -> None:
-    """The run with its colour and state, and the ways to its other pages."""
+    """The run with its colour and state."""
     entry = index.entry(run)
     about = (
         f"{titles.method({'name': entry.method})} · {titles.model(entry.model)} on "
@@ -60,15 +65,7 @@ def title(run: RunDir) -> None:
         name = escape_markdown(entry.name or run.id)
         st.markdown(f"### {colours.dot(entry.colour)} {name}", width="content")
         shared_cards.state_badge(entry.status.state)
-        st.caption(escape_markdown(about), width="stretch")
-        st.page_link(
-            links.page("chat"), label="Chat", icon=":material/forum:",
-            query_params={"run": run.id}, width="content",
-        )  # fmt: skip
-        st.page_link(
-            links.page("monitor"), label="Monitor", icon=":material/monitoring:",
-            query_params={"run": run.id}, width="content",
-        )  # fmt: skip
+        st.caption(escape_markdown(about), width="content")
 
 
 def cards(run: RunDir) -> None:
@@ -106,7 +103,8 @@ def _result(run: RunDir) -> None:
         st.caption(
             f":material/verified: Read back with {loaded_with} when it was written"
             if is_proven
-            else ":red[:material/warning: It was not read back as trained: see Files and hashes]"
+            else ":red[:material/warning: Read back, it differs from the trained model: see "
+            "Files and hashes]"
         )
     downloads.button("Download ZIP", run, primary=True)
 
@@ -178,14 +176,14 @@ def _state(run: RunDir, kind: str, weight_type: str, job: JobRecord | None) -> N
                 st.session_state.pop(_key(run, kind))
                 run_action(lambda: exports.start(run, kind, "float32"))
     if job is not None and job.finish == "interrupted":
-        st.caption(":material/warning: It was stopped before its end. Nothing of it is used.")
+        st.caption(":material/warning: It was interrupted. The partial file is not used.")
     if job is not None and job.finish == "done":
         if not exports.is_current(run, job):
             st.caption(":orange[:material/history: Made from an earlier result of this run.]")
         with st.container(horizontal=True, vertical_alignment="center"):
             label = "Download ZIP" if kind == "merged" else "Download"
             downloads.button(label, run, f"{kind}-{weight_type}")
-            _begin(run, kind, weight_type, "Make it again", again=True)
+            _begin(run, kind, weight_type, "Export again", again=True)
         return
     others = exports.active(run)
     _begin(run, kind, weight_type, begin if job is None else "Try again", busy=others is not None)
@@ -197,7 +195,7 @@ def _begin(
     if st.button(
         label, key=f"results.{kind}", icon=":material/refresh:" if again else None,
         type="tertiary" if again else "secondary", disabled=busy,
-        help="Another export of this run is being made." if busy else None,
+        help="Another export of this run is in progress." if busy else None,
     ):  # fmt: skip
         run_action(lambda: exports.start(run, kind, weight_type))
 
@@ -220,8 +218,8 @@ def _proof(kind: str, weight_type: str, job: JobRecord) -> None:
     st.caption(f"PROOF OF THE {of_what} · {FORMATS[weight_type]}")
     is_equal = kind == "gguf" or proof.get("verdict") == "equal"
     st.markdown(
-        ":green[:material/verified:] **Equal within bounds**: read back from the disk, it answers "
-        "as the result does."
+        ":green[:material/verified:] **Equal within bounds**: read back from disk, its outputs "
+        "match the trained model's."
         if is_equal
         else ":orange[:material/warning:] **It differs**, within what is kept: compare its answers "
         "before you use it."

@@ -18,12 +18,14 @@ def longer(run: RunDir) -> None:
     with st.popover("Make it longer", icon=":material/update:"):
         steps = [checkpoints.step_of(path) for path in checkpoints.listing(run.checkpoints)]
         if not steps:
-            st.caption("No checkpoint is left to go on from: train on from its result instead.")
+            st.caption(
+                "No checkpoint is left to continue from: continue training in a new run instead."
+            )
             return
         st.caption(
-            f"It goes on from the checkpoint of step {steps[-1]:,} and does again what came after. "
-            "The learning rate follows its schedule over the new length, so the result is not that "
-            "of a run that was planned longer. The result so far is kept in `attempts`."
+            f"It continues from the checkpoint of step {steps[-1]:,} and repeats the steps after "
+            "it. The learning rate follows its schedule over the new length, so the result is not "
+            "that of a run that was planned longer. The result so far is kept in `attempts`."
         )
         _form(run)
 
@@ -42,7 +44,7 @@ def _form(run: RunDir) -> None:
     except LabError as error:
         tell(error)
         return
-    st.caption("They hold from the newest checkpoint on; the records so far stay. Empty: not set.")
+    st.caption("Used from the newest checkpoint on; earlier records do not change. Empty: not set.")
     options = {option["name"]: option for option in schema.describe(TrainSpec)}
     user_input: dict[str, str] = {}
     grid = st.grid(2, min_column_width=180, gap="small")

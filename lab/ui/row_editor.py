@@ -127,7 +127,7 @@ def _save(dataset_id: str, table: RowTable, edits: dict[str, Any]) -> None:
     if not edited and not dropped:
         st.caption(
             "Double-click a cell to edit it; select rows at their left edge to delete them. The "
-            "changed rows are kept as a new dataset, this one stays as it is."
+            "changed rows are saved as a new dataset; this one does not change."
         )
         return
     records, problems = row_table.edited_records(table, changes, dropped)

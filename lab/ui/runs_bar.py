@@ -74,12 +74,12 @@ def _chat(entries: list[RunSummary]) -> None:
     if missing:
         reason = f"{missing[0].name or missing[0].id} has no trained model yet."
     elif len(models) > MAX_MODELS:
-        reason = f"With the base these are {len(models)} models; {MAX_MODELS} is the most."
+        reason = f"{len(models)} models with the base; the chat takes {MAX_MODELS} at most."
     if st.button(
         "Chat", icon=":material/forum:", key="runs.chat", disabled=reason is not None,
         help=reason or "Ask the base and the selected runs the same question.",
     ):  # fmt: skip
-        st.switch_page(links.page("chat"), query_params={"models": ",".join(models)})
+        links.switch("chat", {"models": ",".join(models)})
 
 
 def _only(entry: RunSummary) -> None:

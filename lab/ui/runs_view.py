@@ -86,7 +86,9 @@ def rows(entries: list[RunSummary], outcomes: list[Outcome]) -> pd.DataFrame:
 def _state(entry: RunSummary) -> str:
     """ "training 36 %" while it runs."""
     state = entry.status.state
-    return f"{state} {entry.status.fraction:.0%}" if entry.status.is_active else state
+    return (
+        f"{state} {formatting.percent(entry.status.fraction)}" if entry.status.is_active else state
+    )
 
 
 def _numbers(values: list[Any]) -> pd.Series:

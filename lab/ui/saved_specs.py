@@ -35,7 +35,7 @@ def _load() -> None:
         return f"Preset: {plain(saved[name])}" if kind == "preset" else f"Run: {runs[name]}"
 
     st.selectbox(
-        "A preset of yours, or the settings of a run", options, index=None, key="new.load.which",
+        "One of your presets, or the settings of a run", options, index=None, key="new.load.which",
         format_func=label, placeholder="Choose …", on_change=_load_chosen,
     )  # fmt: skip
     uploaded = st.file_uploader("A spec (JSON)", type=["json"], key="new.load.file")
@@ -70,7 +70,7 @@ def _parse(content: bytes) -> dict[str, Any]:
     except json_text.BadJson as error:
         raise LabError(f"The file is not valid JSON: {error}.", "Save it again.") from None
     if not isinstance(value, dict):
-        raise LabError("The file holds no JSON object.", "A spec is a JSON object.")
+        raise LabError("The file is not a JSON object.", "A spec is a JSON object.")
     return value
 
 

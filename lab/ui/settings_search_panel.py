@@ -90,10 +90,11 @@ def show(search: SettingsSearch, *, is_narrow: bool = False) -> None:
     if search.is_measured:
         basis = "Speeds are calibrated on this machine's finished runs."
     else:
-        basis = f"Speeds assume {search.reached:.0%} of the device's peak FLOP/s (a typical MFU)."
+        reached = formatting.percent(search.reached)
+        basis = f"Speeds assume {reached} of the device's peak FLOP/s (a typical MFU)."
     st.caption(
-        f"All options have the same effective batch size. {search.reserve:.0%} of "
-        f"{formatting.size(search.device_bytes)} is kept free. For the {search.rows}. "
+        f"All options have the same effective batch size. {formatting.percent(search.reserve)} of "
+        f"{formatting.size(search.device_bytes)} stays free. Estimated for the {search.rows}. "
         f"torch.compile: {escape_markdown(search.compile)}. {basis}"
     )
 

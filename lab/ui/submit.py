@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -15,7 +16,7 @@ from lab.paths import RunDir
 from lab.preflight import same_commits
 from lab.preflight.client import planner
 from lab.presets import Preset
-from lab.runs import actions, submissions
+from lab.runs import actions, index, submissions
 from lab.ui import form_problems
 from lab.ui.waiting import wait
 
@@ -74,7 +75,7 @@ def start_all(specs: list[dict[str, Any]], ticket: str) -> list[RunDir]:
     runs = []
     for run, answer, draft in zip(started, checked, tickets, strict=True):
         if run is None and answer is not None:
-            run = submissions.start(answer, draft)
+            run = submissions.start(_renamed(answer), draft)
         if run is not None:
             runs.append(run)
     return runs
@@ -88,4 +89,10 @@ def quick_start(preset: Preset) -> RunDir:
         return run
     with st.spinner("Checking the model and the data …"):
         checked = planner.check(preset.changes)
-    return submissions.start(checked, draft)
+    return submissions.start(_renamed(checked), draft)
+
+
+def _renamed(checked: CheckedRun) -> CheckedRun:
+    """The run under a name that no other run has."""
+    name = index.unused_name(checked.spec.name)
+    return replace(checked, spec=replace(checked.spec, name=name))

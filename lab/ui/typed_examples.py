@@ -19,7 +19,7 @@ QUESTION, ANSWER = "Question", "Answer"
 def form() -> str:
     """The table and its button; the ID of the upload when it has been saved, else ""."""
     st.caption(
-        "One example a row: what a person asks, and what the model shall answer. Cells can be "
+        "One example per row: a question, and the answer that the model should give. Cells can be "
         "pasted from a spreadsheet."
     )
     table = st.data_editor(
@@ -32,7 +32,7 @@ def form() -> str:
     )  # fmt: skip
     system = st.text_input(
         "System prompt", key="data.typed.system", placeholder="You are a friendly teacher.",
-        help="Optional; it stands before each question.",
+        help="Optional; added before each question.",
     )  # fmt: skip
     name = st.text_input("Dataset name", "my-chats", key="data.typed.name", max_chars=60)
     rows, problems = examples(table.to_dict("records"), system or "")

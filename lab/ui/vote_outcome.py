@@ -87,8 +87,8 @@ def _preferences(session: VoteSession) -> None:
     row = st.container(horizontal=True, vertical_alignment="bottom")
     dataset = row.text_input(
         "Dataset", DATASET, key="vote.dataset",
-        help="A file of your uploads; it is made if there is none. Rows have prompt, chosen and "
-        "rejected.",
+        help="An uploaded dataset; it is created if it does not exist. Rows have prompt, chosen "
+        "and rejected.",
     )  # fmt: skip
     count = "1 preference" if len(rows) == 1 else f"{len(rows)} preferences"
     if row.button(f"Add {count}", icon=":material/add:", key="vote.add"):

@@ -55,7 +55,7 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
                 )
             )  # fmt: skip
         if len(models) < 2:
-            st.caption("Choose two models or more. A training's result appears here by itself.")
+            st.caption("Choose two models or more. A run's result appears here when it ends.")
         st.caption(chat_settings.summary(settings))
     earlier = votes.all_sessions()
     if earlier:
@@ -65,8 +65,8 @@ def show(names: list[str], titles: dict[str, str], settings: dict[str, Any]) -> 
 
 
 FIXED = (
-    "Whoever stops when the result looks good finds preferences that are not there: the test holds "
-    "for a number of votes that was fixed before."
+    "Stopping when the result looks good finds preferences that do not exist: the test holds "
+    "only for a number of votes that was fixed before."
 )
 
 
@@ -119,7 +119,7 @@ def _row(session: VoteSession) -> None:
     )
     names = " and ".join(chat_panes.pane(name).heading for name in session.models)
     row.markdown(f"{names}  \n:gray[{state(session)}]", width="stretch")
-    if row.button("Open" if session.is_over else "Go on", key=f"vote.open.{session.id}"):
+    if row.button("Open" if session.is_over else "Continue", key=f"vote.open.{session.id}"):
         open_vote(session.id)
         st.rerun()
     if row.button(
@@ -133,6 +133,6 @@ def state(session: VoteSession) -> str:
     """One line of Markdown: the verdict, or how far it is. Who leads is not told before the end."""
     if not session.is_over:
         of = f" of {session.planned}" if session.planned else ""
-        return f"{session.num_votes}{of} votes, goes on"
+        return f"{session.num_votes}{of} votes, in progress"
     result = preference.outcome(session)
     return escape_markdown(preference.sentences(result, lambda name: result["titles"][name])[0])

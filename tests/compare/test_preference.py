@@ -125,7 +125,7 @@ def test_votes_on_answers_that_name_their_model_are_counted_apart() -> None:
 def test_how_a_vote_ended_is_told() -> None:
     assert "Ended before the planned 20." in words(session_of([A, B], planned=20))
     assert "was not fixed before" in words(session_of([A, B], planned=None))
-    assert "The vote goes on" in words(session_of([A, B], ended=0.0))
+    assert "The vote is in progress" in words(session_of([A, B], ended=0.0))
     of_set = session_of([A, B], planned=5, source="a set")
     assert "5 votes were planned; the set had no more prompts." in words(of_set)
     several = session_of([A, A, B])

@@ -98,7 +98,7 @@ def test_a_vote_is_changed_until_the_end(lab_home: Path) -> None:
     assert session.prompts[0].votes == {"me": TIE} and session.num_votes == 1
     with pytest.raises(LabError, match="All 1 votes are given"):
         session.vote(1, A)
-    with pytest.raises(LabError, match="is no vote"):
+    with pytest.raises(LabError, match="is not a vote"):
         session.vote(0, C)
     session.end()
     with pytest.raises(LabError, match="has ended"):

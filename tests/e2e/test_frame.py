@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,73 @@ UNMARKED = """async () => {
 }"""
 
 
+# what is too faint on the page, of icons and of what charts draw (axe looks at other text only):
+# {"counted": {kind: number}, "faint": ["kind ratio: what"]}
+FAINT = """() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+    const rgba = colour => {  // any notation of CSS
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+        return [r, g, b, a / 255];
+    };
+    const over = (top, below) =>
+        [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+    const behind = element => {
+        if (!element) return [255, 255, 255, 1];
+        const colour = rgba(getComputedStyle(element).backgroundColor);
+        return colour[3] === 1 ? colour : over(colour, behind(element.parentElement));
+    };
+    const luminance = colour => [.2126, .7152, .0722].reduce((sum, share, i) => {
+        const part = colour[i] / 255;
+        return sum + share * (part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4);
+    }, 0);
+    const counted = {}, faint = [];
+    const measure = (kind, least, element, colour, opacity, ground) => {
+        for (let part = element; part; part = part.parentElement)
+            opacity *= getComputedStyle(part).opacity;
+        // not seen before the pointer comes; or a raw line behind a smoothed one
+        if (!opacity || kind === "line" && opacity < .5) return;
+        const below = ground || behind(element), [r, g, b, a] = rgba(colour);
+        const both = [luminance(over([r, g, b, a * opacity], below)), luminance(below)];
+        const ratio = (Math.max(...both) + .05) / (Math.min(...both) + .05);
+        counted[kind] = (counted[kind] || 0) + 1;
+        const name = element.closest("[class*=st-key-]")?.className.match(/st-key-\\S+/)[0];
+        if (ratio < least) faint.push(`${kind} ${ratio.toFixed(2)}: ${name} ${
+            element.textContent.trim() || element.outerHTML.slice(0, 120)}`);
+    };
+    const seen = (selector, root) => [...(root || document).querySelectorAll(selector)].filter(
+        element => element.checkVisibility() && !element.closest(":disabled"));
+    for (const icon of seen("[data-testid=stIconMaterial]"))
+        measure("icon", 3, icon, getComputedStyle(icon).color, 1);
+    for (const drawing of seen("[data-testid=stApp] svg:not(.main-svg)")) {
+        const style = getComputedStyle(drawing), colour = drawing.getAttribute("stroke")
+            && style.stroke !== "none" ? style.stroke : style.fill;
+        if (colour !== "none") measure("icon", 3, drawing, colour, 1);
+    }
+    for (const plot of seen(".js-plotly-plot")) {
+        for (const text of seen("svg text", plot)) {
+            const style = getComputedStyle(text);
+            const bar = text.closest(".point")?.querySelector("path");
+            measure("chart text", 4.5, text, style.fill, style.fillOpacity,
+                    bar && rgba(getComputedStyle(bar).fill));
+        }
+        for (const line of seen(".scatterlayer path.js-line, .shapelayer path", plot)) {
+            const style = getComputedStyle(line);
+            if (style.stroke !== "none")
+                measure("line", 3, line, style.stroke, style.strokeOpacity);
+        }
+        for (const point of seen(".scatterlayer .points path", plot)) {
+            const style = getComputedStyle(point), isHollow = style.fill === "none"
+                || rgba(style.fill)[3] === 0;
+            measure("point", 3, point, isHollow ? style.stroke : style.fill, 1);
+        }
+    }
+    return {counted, faint};
+}"""
+
+
 def visit(chrome: Browser, server: Server, theme: Any) -> Page:
     """A page in a browser of its own that the server knows; its context is to be closed."""
     context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
@@ -115,6 +183,7 @@ def test_every_page_can_be_read_by_everybody(
     shutil.copytree(trained_home / "runs", server.home / "runs")
     page = visit(chrome, server, theme)
     violations, unused = [], set(selectors())
+    counted: Counter[str] = Counter()
     runs = ",".join(run.name for run in (server.home / "runs").iterdir())
     for name in PAGES:
         page.goto(f"{server.url}/{f'compare?runs={runs}' if name == 'compare' else name}")
@@ -122,7 +191,10 @@ def test_every_page_can_be_read_by_everybody(
         for width in (1440, 800):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(300)
-            violations += [f"{name or 'home'}, {width}: {text}" for text in find_violations(page)]
+            contrast = page.evaluate(FAINT)
+            counted.update(contrast["counted"])
+            texts = find_violations(page) + contrast["faint"]
+            violations += [f"{name or 'home'}, {width}: {text}" for text in texts]
             matched = "all => all.filter(one => document.querySelector(one))"
             unused -= set(page.evaluate(matched, sorted(unused)))
         page.set_viewport_size({"width": 1440, "height": 900})
@@ -130,6 +202,7 @@ def test_every_page_can_be_read_by_everybody(
         assert not problem, f"{name or 'home'} needs the style sheet: {problem}"
     page.context.close()
     assert not violations, "\n".join(violations)
+    assert {"icon", "chart text", "line", "point"} <= counted.keys(), counted
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
 
 

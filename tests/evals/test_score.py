@@ -158,7 +158,7 @@ def test_what_cannot_be_scored_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(LabError, match="no question with an answer"):
         score.terms_of([BASE], "t", 5, "")
     dataset_of(monkeypatch, tmp_path / "q.jsonl", [{"question": "q", "answer": "a"}])
-    with pytest.raises(LabError, match="is no pattern"):
+    with pytest.raises(LabError, match="is not a regular expression"):
         score.terms_of([BASE], "q", 5, "(")
 
 

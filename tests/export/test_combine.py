@@ -156,7 +156,7 @@ def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:
         combine.combine(bad)
     for words in ("2 to 8 different", "1 results and 2 weights", "weight 0 ", "weight 99 "):
         assert words in str(refusal.value)
-    assert "'mean' is no type" in str(refusal.value) and "density 1.5" in str(refusal.value)
+    assert "'mean' is not a type" in str(refusal.value) and "density 1.5" in str(refusal.value)
     assert "rank 0" in str(refusal.value)
     with pytest.raises(LabError, match=r"needs equal ranks, and they are 2, 4"):
         combine.combine(Combination((runs[0].id, runs[2].id), (1.0, 1.0), "ties"))
@@ -180,7 +180,7 @@ def test_results_that_do_not_go_together_are_refused(
     with pytest.raises(LabError, match="whole modules"):
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config | {"peft_type": "PREFIX_TUNING"})
-    with pytest.raises(LabError, match="no update that is added"):
+    with pytest.raises(LabError, match="not an update that is added"):
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config)
     receipt = read_object(right.artifact / "receipt.json") or {}

@@ -158,7 +158,7 @@ def test_the_adapters_own_tokenizer_and_template_are_used(
         ("adapter:", "is not a model"),
         ("adapter:a b", "names no adapter"),
         ("adapter:org/nothing", "is not on the Hub|was not found|cannot be found"),
-        (f"adapter:{NAME}", "is no adapter: it holds no adapter_config.json"),
+        (f"adapter:{NAME}", "is not an adapter: it has no adapter_config.json"),
         ("adapter:./nowhere", "no adapter_config.json in './nowhere'"),
         (f"adapter:{ADAPTER}@builtin:what", "Unknown model 'builtin:what'"),
         (f"adapter:{ADAPTER}#v9", "has no such branch, tag or commit"),

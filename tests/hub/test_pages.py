@@ -131,7 +131,11 @@ def test_chat_adds_an_adapter_of_the_hub_on_its_base(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("org/nothing", "org/nothing"), (NAME, "is no adapter"), ("what is this", "names no adapter")],
+    [
+        ("org/nothing", "org/nothing"),
+        (NAME, "is not an adapter"),
+        ("what is this", "names no adapter"),
+    ],
 )
 def test_chat_refuses_a_name_that_matches_nothing(
     with_adapter: StandIn, open_page: Page, text: str, message: str

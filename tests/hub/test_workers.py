@@ -92,7 +92,7 @@ def test_a_stop_ends_a_download_that_a_resume_goes_on_with(
     assert ended.state == state
     assert ended.message.startswith(f"{state.capitalize()} while downloading: ")
     assert f"of '{NAME}' are kept." in ended.message
-    assert ended.hint == "Resume it; the download goes on from there."
+    assert ended.hint == "Resume it; the download continues from there."
     stand_in.faults.clear()
     stand_in.clear()
     (run.commands / command).unlink()

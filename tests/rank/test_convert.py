@@ -252,8 +252,8 @@ def test_what_cannot_be_converted_says_why_before_anything_is_loaded(
             convert.convert(lora, energy)
     config = read_object(lora.artifact / "adapter_config.json") or {}
     for change, says in (
-        ({"peft_type": "IA3"}, "no update that is added to a weight"),
-        ({"peft_type": "OFT"}, "no update that is added to a weight"),
+        ({"peft_type": "IA3"}, "not an update that is added to a weight"),
+        ({"peft_type": "OFT"}, "not an update that is added to a weight"),
         ({"peft_type": "ADALORA"}, "PEFT brings no AdaLoRA"),
         ({"use_dora": True}, "norms of DoRA"),
         ({"bias": "all"}, "biases beside its updates"),

@@ -136,7 +136,7 @@ def test_a_worker_that_stands_still_is_ended_and_it_is_said(
     now = status(run)
     assert now.state == "stopped", "what the lab has killed is no crash"
     assert why in now.message and "by the lab" in now.message, now.message
-    assert "step 40" in now.message and "goes on from step 40" in now.hint
+    assert "step 40" in now.message and "continues from step 40" in now.hint
     assert not queue.settings().paused, "it did not fail"
     loop.tick()
     assert queue.active() == []
@@ -200,7 +200,7 @@ def test_kill_is_at_once_and_by_a_person(worker: Any, first: str | None) -> None
     assert child.wait(timeout=10) == -signal.SIGKILL
     now = status(run)
     assert now.state == "stopped" and "a person asked" in now.message
-    assert "nothing was saved" in now.message and "begins anew" in now.hint
+    assert "nothing was saved" in now.message and "starts from the beginning" in now.hint
 
 
 def test_stop_kill_on_the_command_line_with_a_supervisor_of_its_own(

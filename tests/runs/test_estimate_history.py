@@ -93,10 +93,10 @@ def test_a_bound_is_not_an_error(ended: Any) -> None:
     history = estimate_history.error_history("cpu")
     assert history is not None
     assert [error.in_words for error in history.errors] == [
-        "within the margin", "above the estimate by 10.0%",
+        "within the margin", "above the estimate by 10 %",
     ]  # fmt: skip
     assert history.in_words == "2 finished runs: 1 of 2 within the margin"
     ended("xxabc3", 10_030_000_000, 10 * GB)
     exact = estimate_history.error_history("cuda")
-    assert exact is not None and exact.errors[0].in_words == "+0.3%"
-    assert exact.in_words == "1 finished run: median error 0.3%, largest 0.3%"
+    assert exact is not None and exact.errors[0].in_words == "+0.3 %"
+    assert exact.in_words == "1 finished run: median error 0.3 %, largest 0.3 %"

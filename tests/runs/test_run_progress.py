@@ -88,6 +88,11 @@ def test_evaluations_between_steps_are_part_of_the_training(run: RunDir) -> None
     assert now is not None and now.name == "train"
     assert (now.spent_s, now.total_s) == (40.0, 120.0)
     assert progress.left_s == pytest.approx(80.0 + 3.0)
+    assert (now.doing, now.done, now.total) == ("", 12, 60)
+    beat(run, phase="evaluating", done=3, total=22, unit="row")
+    now = run_progress(run, START + 50).now
+    assert now is not None and now.name == "train"
+    assert (now.doing, now.done, now.total) == ("evaluating", 3, 22), "22 rows are no steps"
 
 
 def test_the_last_saving_is_a_phase_of_its_own(run: RunDir) -> None:

@@ -85,7 +85,7 @@ def test_evaluation_refuses_other_terms(
         evaluate(named)
     assert "From token" in str(caught.value)
     assert len(evaluate(named[1:])) == 1, "by itself its own terms hold"
-    with pytest.raises(LabError, match="no held-out rows of its own"):
+    with pytest.raises(LabError, match="no held-out rows"):
         evaluate([chat_models.parse(f"base:{named[0].base}")])
 
 

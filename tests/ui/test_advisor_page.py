@@ -44,7 +44,7 @@ def test_the_address_opens_a_case_with_its_answer(open_page: Page) -> None:
     at = settled(open_page("advisor", **CASE))
     text = words(at).replace("\\", "")
     assert "### LoRA, rank 16, all linear layers" in text
-    assert "A small adapter trains beside the frozen model." in text
+    assert "A small adapter trains next to the frozen model." in text
     assert "20 of" not in text and "19.0 GB of 24.9 GB" in text
     assert "5 of the 5 rule sets that count here say PEFT" in text and "LoRA without regret" in text
     each = 3000 * 250 * 3 / 1300 / 3600 * 0.34

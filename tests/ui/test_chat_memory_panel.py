@@ -41,7 +41,7 @@ def test_the_monitor_of_a_waiting_run_says_why_and_frees_it(
     button = at.button(key="monitor.free")
     assert "Unused, it ends in 10 min" in button.proto.help
     button.click().run()
-    assert ended == [] and "An answer is being made" in words(at), "It is not cut off."
+    assert ended == [] and "An answer is being generated" in words(at), "It is not cut off."
     health["is_busy"] = False
     at.button(key="monitor.free").click().run()
     assert ended == [True]

@@ -71,7 +71,7 @@ def test_words_find_a_claim(open_page: Page) -> None:
     at.text_input(key="claims.search").set_value("d2").run()
     assert "D2" in set(at.dataframe[0].value["ID"]), "an id is found too"
     at.text_input(key="claims.search").set_value("<b>zebra").run()
-    assert "No claim has this verdict and these words." in words(at)
+    assert "No claims match this verdict and search." in words(at)
 
 
 def test_the_chosen_claim_is_known_before_the_table_is_drawn(

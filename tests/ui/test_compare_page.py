@@ -113,7 +113,7 @@ def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
         ("Scores", "None of these runs has been scored."),
         ("Settings that differ", "settings are the same"),
         ("Trade-offs", ""),
-        ("Answers", "These runs wrote no samples."),
+        ("Answers", "These runs have no samples."),
         ("By example", ""),
         ("Rank", "show which rank the run needed"),
         ("Notes", ""),

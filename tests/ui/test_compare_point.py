@@ -26,8 +26,8 @@ def with_checkpoints(run: RunDir, *steps: int) -> RunDir:
     ("clicked", "expected", "says"),
     [
         (2, NearestCheckpoint(2, 2, False), "step 2"),
-        (3, NearestCheckpoint(3, 4, False), "step 4, the nearest kept to 3"),
-        (5, NearestCheckpoint(5, 6, True), "the result, step 6, the nearest kept to 5"),
+        (3, NearestCheckpoint(3, 4, False), "step 4, the checkpoint nearest to 3"),
+        (5, NearestCheckpoint(5, 6, True), "the result, step 6, the checkpoint nearest to 5"),
         (6, NearestCheckpoint(6, 6, True), "the result, step 6"),
     ],
 )
@@ -80,11 +80,11 @@ def test_each_run_has_a_link_and_all_go_side_by_side(
     monkeypatch.setattr(compare_point, "clicked_at", lambda event: 1.0)
     at = open_page("compare", runs=",".join(run.id for run in (first, second, gone)))
     links = {link.proto.label: link.proto.query_string for link in at.get("page_link")}
-    assert "wren lora: step 2, the nearest kept to 1" in links, links
-    models = links["wren lora: step 2, the nearest kept to 1"]
+    assert "wren lora: step 2, the checkpoint nearest to 1" in links, links
+    models = links["wren lora: step 2, the checkpoint nearest to 1"]
     assert f"run%3A{first.id}%402" in models and models.startswith("models=base%3A")
-    result = links["wren full: the result, step 4, the nearest kept to 1"]
+    result = links["wren full: the result, step 4, the checkpoint nearest to 1"]
     assert result.endswith(f"run%3A{second.id}"), "the result has no step in its name"
     together = links["All of them side by side"]
     assert together.count("run%3A") == 2 and together.count("base%3A") == 1
-    assert any("wren ia3: no checkpoint is kept" in text.value for text in at.caption)
+    assert any("wren ia3: no checkpoint left" in text.value for text in at.caption)

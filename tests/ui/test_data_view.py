@@ -43,7 +43,7 @@ def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, ro
     data_view.show_counts(DatasetPreview(counts=COUNTS, examples=1200, is_whole=is_whole))
     metrics = {args[0]: args[1] for kind, args, _ in screen.calls if kind == "metric"}
     assert metrics == {
-        "Examples": rows, "Tokens": formatting.count(2000), "Trained tokens": "25%",
+        "Examples": rows, "Tokens": formatting.count(2000), "Trained tokens": "25 %",
         "Truncated": "3", "No trained tokens": "4", "Invalid rows": "5",
         "Duplicates": "6", "Near-duplicates": "7", "Leakage": "8",
     }  # fmt: skip

@@ -107,7 +107,7 @@ def test_a_rule_of_thumb_stands_beside_the_bar_with_its_error() -> None:
     bars = memory_charts.Bars(rows, "Card", 9 * 10**9)
     figure = memory_charts.chart([bars], View(), rules=True)
     (points,) = [trace for trace in figure.data if trace.name == "rules of thumb"]
-    assert list(points.x) == [10.0] and list(points.customdata[0]) == ["A2", "+25%", 10.0]
+    assert list(points.x) == [10.0] and list(points.customdata[0]) == ["A2", "+25 %", 10.0]
     assert [shape.x0 for shape in figure.layout.shapes] == [9.0]
     assert figure.layout.annotations[0].text == "Card: 9.0 GB"
     plain = memory_charts.chart([bars], View())

@@ -76,7 +76,7 @@ def test_compare_shows_it_for_each_run(open_page: Page) -> None:
     at.toggle(key="compare.forgotten").set_value(True).run()
     assert not at.exception
     assert [row["Base"] for _, row in at.table[0].value.iterrows()] == ["I\\.", "Because\\."]
-    assert "It was trained without the forgetting probe" in words(at)
+    assert "Trained without the forgetting probe" in words(at)
     at = open_page("compare", runs=runs[1].id, tab="By example")
     assert [toggle.key for toggle in at.toggle if toggle.key == "compare.forgotten"] == []
 

@@ -220,6 +220,6 @@ def test_measured_runs_stand_next_to_their_estimates(lab_home: Path) -> None:
         write_json(run.estimate, forecast)
         write_json(run.result, {"state": "done", "summary": {"peak_bytes": int(measured)}})
     bound, exact = memory_view.measured_runs()
-    assert (exact["device"], exact["estimate against measured"]) == ("GPU", "+0.3%")
+    assert (exact["device"], exact["estimate against measured"]) == ("GPU", "+0.3 %")
     assert (bound["device"], bound["measured (GB)"]) == ("CPU", 7.0)
     assert bound["estimate against measured"] == "within the margin"

@@ -63,7 +63,7 @@ def test_the_figures_of_a_run(screen: Screen) -> None:
         "Training loss": ("3.000", None),
         "Evaluation loss": ("2.250", "-0.750 vs base"),
         "Tokens/s": ("1,234", None),
-        "MFU": ("41%", None),
+        "MFU": ("41 %", None),
         "Tokens": ("4.0 k", None),
         "Peak memory": ("2.00 GB", None),
         "Run time": ("2 min 05 s", "1 min 50 s estimated"),
@@ -84,6 +84,7 @@ def test_what_a_chart_is_read_out_as_names_the_run(
 ) -> None:
     monkeypatch.setattr(monitor_charts, "st", screen)
     monkeypatch.setattr(chart_style, "st", screen)
+    monkeypatch.setattr(monitor_charts, "is_dark", lambda: True)
     run = make_run(1)
     write(run, train(1) | {"train/learning_rate": 1e-3},
           {"kind": "eval", "of": "base", "step": 0, "eval/loss": 3.0},
@@ -95,6 +96,10 @@ def test_what_a_chart_is_read_out_as_names_the_run(
     texts = [named["alt"] for named in screen.named("plotly_chart")]
     assert texts[0] == "Evaluation loss of wren lora, from 3.00 to 2.50"
     assert len(texts) > 1 and all(text.endswith(" of wren lora") for text in texts[1:])
+    grids = {
+        args[0].layout.yaxis.gridcolor for kind, args, _ in screen.calls if kind == "plotly_chart"
+    }
+    assert grids == {View(dark=True).grid}, "in the theme of now, not of when the page was drawn"
 
 
 def test_the_newest_run_is_shown_first(screen: Screen) -> None:
@@ -198,7 +203,7 @@ def test_the_records_of_a_csv_are_in_the_order_of_the_steps() -> None:
     [
         (3.59, 2.82, "3.59 → 2.82 (−21 %)"),
         (2.82, 3.01, "2.82 → 3.01 (+6.7 %)"),
-        (3.0, 3.0, "3.00 → 3.00 (±0.0 %)"),
+        (3.0, 3.0, "3.00 → 3.00 (±0 %)"),
         (2.0, 1.8, "2.00 → 1.80 (−10 %)"),
     ],
 )
@@ -224,7 +229,7 @@ def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> 
     end_card.show(run)
     text = "\n".join(screen.texts())
     assert "Evaluation loss 3.00 → 2.40 (−20 %), best at step 1 (2.00)" in text
-    assert "2 steps · in 1 min 35 s" in text
+    assert "2 steps · 1 min 35 s of training" in text
     assert "I am SmolLM." in text and "I am Wren." in text and "half" not in text
     labels = [args[0] for kind, args, _ in screen.calls if kind == "button"]
     assert labels == ["Compare"], "nothing to chat with: it has left no model"

@@ -130,7 +130,7 @@ def test_a_finished_run_can_be_made_longer(
 ) -> None:
     monkeypatch.setattr("lab.runs.actions.submit", lambda run: None)
     at = open_page("monitor", run=run.id)
-    assert "It goes on from the checkpoint of step 8" in words(at)
+    assert "It continues from the checkpoint of step 8" in words(at)
     at.button(key=f"resume.{run.id}.go").click().run()
     assert "give more" in words(at) or "nothing left to train" in words(at)
     at.text_input(key=f"resume.{run.id}.max_steps").set_value("30").run()
@@ -142,7 +142,7 @@ def test_a_finished_run_can_be_made_longer(
 def test_a_finished_run_without_checkpoints_says_what_to_do(open_page: Page, run: RunDir) -> None:
     shutil.rmtree(run.checkpoints)
     at = open_page("monitor", run=run.id)
-    assert "No checkpoint is left to go on from: train on from its result" in words(at)
+    assert "No checkpoint is left to continue from: continue training in a new run" in words(at)
 
 
 def test_resume_with_other_settings(

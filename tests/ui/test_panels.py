@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from streamlit.runtime.fragment import MemoryFragmentStorage
 
 from lab import host, paths, process
 from lab.atomic_files import write_json
@@ -21,6 +22,7 @@ from lab.spec import RunSpec
 from lab.ui import (
     cards,
     form_problems,
+    links,
     memory_changes,
     memory_settings,
     notices,
@@ -185,6 +187,24 @@ def test_only_what_fits_this_very_form_can_be_taken_over(
     ) == (form == 1)
 
 
+def test_a_timer_of_the_old_page_asks_in_vain_for_its_fragment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Streamlit answers requests for stored fragments with the page that they come from, for which
+    the browser would clear the new one."""
+    storage = MemoryFragmentStorage()
+    storage.register("a fragment of the old page", lambda: None)
+    screen = Screen()
+    monkeypatch.setattr(links, "st", screen)
+    monkeypatch.setattr(
+        links, "get_script_run_ctx", lambda: SimpleNamespace(fragment_storage=storage)
+    )
+    links.open_run("20261122-101531-lora-k3f9")
+    assert not storage.contains("a fragment of the old page")
+    (query,) = screen.named("switch_page")
+    assert query["query_params"] == {"run": "20261122-101531-lora-k3f9"}
+
+
 def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(settings_search_panel, "st", screen)
@@ -194,7 +214,9 @@ def test_choices_are_shown_in_gb_of_powers_of_ten(monkeypatch: pytest.MonkeyPatc
     assert table[0]["batch × accumulation"] == "4 × 2"
     assert table[0]["checkpointed layers"] == "7" and table[0]["tokens/s"] == 1234.0
     (caption,) = screen.texts("caption")
-    assert "35% of the device's peak FLOP/s" in caption and "4% of 24.00 GB is kept" in caption
+    assert (
+        "35 % of the device's peak FLOP/s" in caption and "4.0 % of 24.00 GB stays free" in caption
+    )
 
 
 def test_a_card_is_told_by_what_a_run_can_have_of_it() -> None:

@@ -166,7 +166,7 @@ def test_refused_interrupted_and_impossible_exports_say_what_to_do(
     assert started == [(lora, "merged", "float32")]
     write_record(lora, process={}, phase="merging")
     at = open_page("results", run=lora.id)
-    assert "stopped before its end" in words(at)
+    assert "was interrupted" in words(at)
 
     def refuse(*arguments: Any) -> None:
         raise LabError("It needs 3 GB of disk, and 1 GB are free.", "Free some space.")
@@ -185,7 +185,7 @@ def test_adapters_are_combined_and_the_outcome_is_shown(
 ) -> None:
     lora = trained[1]
     tab = {"results.tab": "Combine adapters"}
-    assert "No other adapter of the same base" in words(
+    assert "no other adapter of the same base" in words(
         open_page("results", run=lora.id, session=tab)
     )
     other = lora.path.with_name(lora.id[:-4] + "zzzz")
@@ -206,7 +206,7 @@ def test_adapters_are_combined_and_the_outcome_is_shown(
     config = read_object(other / "artifact" / "adapter_config.json") or {}
     write_json(other / "artifact" / "adapter_config.json", config | {"peft_type": "LOHA"})
     at.run()
-    assert "Brought into the form of a LoRA first" in words(at), "One of them is none."
+    assert "Converted to LoRA first" in words(at), "One of them is none."
     at.number_input(key="results.combine.energy").set_value(0.8)
     at.button(key="results.combine").click().run()
     assert started[-1].energy == 0.8 and started[0].energy is None
@@ -235,7 +235,7 @@ def test_a_push_says_what_goes_where_before_it_goes(
     lora = trained[1]
     tab = {"results.tab": "Push to the Hub"}
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    assert "needs a token" in words(open_page("results", run=lora.id, session=tab))
+    assert "needs a Hub token" in words(open_page("results", run=lora.id, session=tab))
     credentials.give("hf_test")
     started: list[tuple[Any, ...]] = []
     monkeypatch.setattr(

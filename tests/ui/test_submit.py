@@ -12,7 +12,7 @@ from lab.checked_run import CheckedRun
 from lab.errors import Problem, SpecError
 from lab.paths import all_runs
 from lab.presets import PRESETS
-from lab.runs import actions, submissions
+from lab.runs import actions, index, submissions
 from lab.spec import RunSpec
 from lab.ui import submit
 
@@ -65,6 +65,8 @@ def test_the_same_form_is_the_same_run_and_a_changed_form_another(form: Any) -> 
     assert len(all_runs()) == 2
     stored = {run.id: run.spec.read_text() for run in all_runs()}
     assert '"two"' in stored[str(second)] and '"one"' in stored[str(first)]
+    form({"name": "one"})
+    assert {index.entry(run).name for run in all_runs()} == {"one", "two", "one 2"}
 
 
 def draft_of(at: AppTest) -> str:

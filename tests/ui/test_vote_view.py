@@ -164,7 +164,7 @@ def test_the_conversations_of_a_vote_are_in_no_history(open_page: Page, names: l
     conversations.create(names, vote="20260101-000000-abcd")
     at = open_page("chat")
     at.button(key="chat.open_history").click().run()
-    assert "No conversation yet" in words(at), "Its models would tell who answers."
+    assert "No conversations yet" in words(at), "Its models would tell who answers."
 
 
 def test_three_models_have_a_button_each() -> None:
@@ -179,7 +179,7 @@ def test_the_state_of_a_vote_that_goes_on_tells_no_leader(lab_home: Path) -> Non
     for place in (0, 1):
         session.take_answers(place, answered("x", "y"))
     session.vote(0, B)
-    assert vote_setup.state(session) == "1 of 2 votes, goes on"
+    assert vote_setup.state(session) == "1 of 2 votes, in progress"
     session.vote(1, B)
     session.end()
     assert vote_setup.state(session).replace("\\", "").startswith("No preference shown; about 4")

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from lab.errors import LabError
+from lab.formatting import signed_percent
 from lab.paths import ASSETS
 from lab.schema import quote
 
@@ -230,8 +231,7 @@ def percent(ratio: float) -> str:
         return "–"
     if ratio >= 1:
         return f"× {ratio + 1:,.2g}"
-    digits = 0 if abs(ratio) >= 0.0995 else 1
-    return f"{'+' if ratio > 0 else '−' if ratio < 0 else '±'}{abs(100 * ratio):.{digits}f} %"
+    return signed_percent(ratio)
 
 
 def range_of(value: Any) -> tuple[float, float]:
