@@ -263,7 +263,7 @@ def test_what_cannot_be_converted_says_why_before_anything_is_loaded(
     spec = read_object(lora.spec) or {}
     write_json(lora.artifact / "adapter_config.json", config | {"peft_type": "PREFIX_TUNING"})
     write_json(lora.spec, spec | {"method": {"name": "prefix"}})
-    with pytest.raises(LabError, match="no update that is added to a weight"):
+    with pytest.raises(LabError, match="not an update that is added to a weight"):
         convert.start(lora, 0.9)
     write_json(lora.artifact / "adapter_config.json", config)
     write_json(lora.spec, spec | {"method": {"name": "qlora"}})
