@@ -7,6 +7,7 @@ its own.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -112,8 +113,11 @@ def form_of(run: RunDir, base: Any, rank: int | float) -> AdapterForm:
 
 def load(run: RunDir, base: Any) -> Any:
     """The result of `run` over the tensors of `base`, which stays as it is."""
-    method = methods.get(RunSpec.of_run(run).method["name"])
-    return method.load_saved(weights.share_weights(base), run.artifact)
+    spec = RunSpec.of_run(run)
+    method = methods.get(spec.method["name"])
+    is_changed = method.needs_separate_base(spec.method_config)
+    twin = copy.deepcopy(base) if is_changed else weights.share_weights(base)
+    return method.load_saved(twin, run.artifact)
 
 
 def convert(run: RunDir, model: Any, rank: int | float) -> AdapterForm:

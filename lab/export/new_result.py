@@ -23,6 +23,7 @@ from lab.runs import colours
 from lab.spec import RunSpec
 
 OF_THE_ADAPTER = (adapter_files.CONFIG, adapter_files.WEIGHTS, "README.md", "receipt.json")
+OF_WHOLE_MODELS = ("config.json", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def write_result(
         shutil.rmtree(aside / "adapter")
         for file in sorted(first.artifact.rglob("*")):  # tokenizer, template, generation config
             name = file.relative_to(first.artifact)
-            if file.is_file() and not file.is_symlink() and name.name not in OF_THE_ADAPTER:
+            is_of_weights = file.suffix == ".safetensors" or name.name in OF_WHOLE_MODELS
+            if is_of_weights or name.name in OF_THE_ADAPTER:
+                continue
+            if file.is_file() and not file.is_symlink():
                 paths.make_folder((new.artifact / name).parent)
                 shutil.copyfile(file, new.artifact / name)
         template_lock.enforce_files(receipt, new.artifact)

@@ -1,8 +1,8 @@
 """A result as a plain LoRA of no higher rank than its energy needs, and what that costs.
 
-PEFT's `convert_to_lora` cuts the update of every layer down to the fewest singular values that hold
-a share of its energy. The new result is proven as all are; how far it answers otherwise, and the
-loss on the held-out rows before and after, are measured.
+PEFT's `convert_to_lora`, or our own decomposition where it has none, cuts the update of every layer
+down to the fewest singular values that hold a share of its energy. The new result is proven as all
+are; how far it answers otherwise, and the loss on the held-out rows before and after, are measured.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lab.export import lora_form, merge_proof
 from lab.export.new_result import Origin, write_result
 from lab.models import catalog, weights, weights_hash
 from lab.paths import RunDir
+from lab.rank import decompose
 from lab.rank.spectrum import ENERGY
 from lab.spec import RunSpec
 
@@ -54,7 +55,8 @@ class Conversion:
 
 def why_not(run: RunDir) -> str:
     """Why the result of `run` cannot be converted, in a sentence; empty where it may be."""
-    if reason := lora_form.why_not(run):
+    reason = lora_form.why_not(run)
+    if reason and decompose.why_not(run):
         return reason
     spec = RunSpec.of_run(run)
     if methods.get(spec.method["name"]).load_kwargs(spec.method_config):
@@ -93,7 +95,10 @@ def convert(
     rows, rows_from = merge_proof.probe_rows(spec, receipt, loaded, tokenizer)
     before = proof.answers(loaded, rows)
     tell("decomposing the updates")
-    form = lora_form.convert(run, loaded, float(energy))
+    if lora_form.why_not(run):
+        form = decompose.decompose(run, base, float(energy))
+    else:
+        form = lora_form.convert(run, loaded, float(energy))
     del loaded
     model = form.put_on(base, ADAPTER)
     after = proof.answers(model, rows)

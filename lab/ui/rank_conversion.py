@@ -14,6 +14,10 @@ from lab.rank.spectrum import ENERGY
 from lab.ui import job_panel, links
 from lab.ui.markdown_safety import escape_markdown, run_action
 
+OUTSIDE = (
+    0.01  # of the energy, from which on it is said that updates outside linear layers are lost
+)
+
 
 def show(run: RunDir) -> None:
     """Choose how much of each update stays; what the conversion chose and cost."""
@@ -23,7 +27,8 @@ def show(run: RunDir) -> None:
         return
     st.caption(
         "Each layer gets the lowest rank that keeps this share of its update's energy. The new "
-        "result works wherever a LoRA does; the change of its answers is measured."
+        "result works wherever a LoRA does; the change of its answers is measured. Of a result "
+        "that PEFT cannot convert, embeddings, norms and biases stay as the base has them."
     )
     if job_panel.follow(convert.job_file(run), "compare.rank.convert.stop", _outcome):
         return
@@ -55,6 +60,11 @@ def _outcome(job: JobRecord) -> None:
         f"{outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.3g} % of their spread; "
         f"same top token {100 * outcome.same_top:.1f} %."
     )
+    if outcome.fidelity**2 < outcome.energy - OUTSIDE:
+        st.caption(
+            f"The LoRA holds {100 * outcome.fidelity:.0f} % of the length of all updates: "
+            "embeddings stay as the base has them."
+        )
     if outcome.note:
         st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")
     st.page_link(

@@ -17,12 +17,15 @@ from lab.errors import LabError
 from lab.export import combine, lora_form
 from lab.export.combine import Combination
 from lab.paths import RunDir
-from lab.rank import convert, measure
+from lab.rank import convert, decompose, measure
+from lab.rank.updates import Update
 from tests.conftest import run_here
+from tests.methods import tiny
 
 SHORT = {"max_steps": 3, "eval_steps": 0, "save_steps": 0, "learning_rate": 0.01}
 BY_DIFFERENCE = ("ia3", "loha", "lokr", "oft", "vera", "adalora")
 CONVERTED = ("loha", "lokr", "vera", "lora")
+DECOMPOSED = ("full", "ia3", "oft", "adalora")  # PEFT does not convert them
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def home(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAB_HOME", str(folder))
         patch.setenv("LAB_MODELS", str(SHARED_MODELS))
-        for name in (*BY_DIFFERENCE, "lora", "bottleneck", "prefix", "ln_tuning"):
+        for name in (*BY_DIFFERENCE, "lora", "full", "bottleneck", "prefix", "ln_tuning"):
             runs[name] = run_here(make_spec(name, train=SHORT))
         yield folder, runs
 
@@ -57,6 +60,25 @@ def deltas(run: RunDir) -> dict[str, np.ndarray]:
         name.removeprefix("base_model.model."): module.get_delta_weight("default").detach().numpy()
         for name, module in model.named_modules()
         if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+    }
+
+
+def changes(run: RunDir, name: str) -> dict[str, np.ndarray]:
+    """What a result changes of each matrix of its base, by the weight's name; tied ones once."""
+    import torch
+
+    from lab import methods
+    from lab.models import catalog, weights
+
+    named = chat_models.parse(f"run:{run.id}")
+    before = weights.load_model(catalog.resolve(named.base), torch.float32).state_dict()
+    result = chat_models.load(named).model
+    after = (result if name == "full" else methods.get(name).merge(result)).state_dict()
+    once = {tensor.data_ptr(): key for key, tensor in reversed(before.items())}.values()
+    return {
+        key: (after[key] - before[key]).float().numpy()
+        for key in once
+        if before[key].ndim == 2 and not before[key].equal(after[key])
     }
 
 
@@ -86,19 +108,9 @@ def test_the_energy_of_any_family_is_that_of_its_merged_weights(
     families: dict[str, RunDir], name: str
 ) -> None:
     """By a plain decomposition of what merging changes."""
-    import torch
-
-    from lab import methods
-    from lab.models import catalog, weights
-
     run = families[name]
-    named = chat_models.parse(f"run:{run.id}")
-    before = weights.load_model(catalog.resolve(named.base), torch.float32).state_dict()
-    after = methods.get(name).merge(chat_models.load(named).model).state_dict()
     spectra = {
-        key: np.linalg.svd((after[key] - before[key]).float().numpy(), compute_uv=False)
-        for key in before
-        if before[key].ndim == 2 and not before[key].equal(after[key])
+        key: np.linalg.svd(delta, compute_uv=False) for key, delta in changes(run, name).items()
     }
     report = measure.measure(run)
     assert {matrix.name for matrix in report.matrices} == set(spectra), name
@@ -148,6 +160,64 @@ def test_each_layer_gets_the_fewest_singular_values_that_hold_the_energy(
     )
 
 
+@pytest.mark.parametrize("name", DECOMPOSED)
+def test_what_peft_does_not_convert_is_decomposed(families: dict[str, RunDir], name: str) -> None:
+    """Each linear layer as a truncated decomposition of what the result changes of it; embeddings
+    and norms, which full fine-tuning changes too, stay as the base has them, and count as lost."""
+    run = families[name]
+    deltas = changes(run, name)
+    layers = {key.removesuffix(".weight"): delta for key, delta in deltas.items() if "proj" in key}
+    expected = {layer: truncated(delta, 0.9) for layer, delta in layers.items()}
+    outcome = convert.convert(run, 0.9)
+    new = paths.run_dir(outcome.run)
+    products = product(new)
+    assert products.keys() == layers.keys() and layers
+    lost = sum(float((delta**2).sum()) for key, delta in deltas.items() if "proj" not in key)
+    assert (lost > 0) is (name == "full")
+    for layer, (rank, matrix) in expected.items():
+        assert outcome.ranks[layer] == rank, layer
+        assert products[layer] == pytest.approx(matrix, abs=1e-5), layer
+        lost += float(((layers[layer] - matrix) ** 2).sum())
+    total = sum(float((delta**2).sum()) for delta in deltas.values())
+    assert outcome.fidelity == pytest.approx((1 - lost / total) ** 0.5, abs=1e-4)
+    files = {file.name for file in new.artifact.iterdir()}
+    assert "adapter_model.safetensors" in files
+    assert not files & {"model.safetensors", "config.json"}, "no whole model beside the adapter"
+    receipt = read_object(new.artifact / "receipt.json") or {}
+    assert receipt["proof"]["equal"] and receipt["method"]["name"] == "lora"
+    assert outcome.loss_before is not None and outcome.loss_after is not None
+    if name != "full":
+        assert abs(outcome.loss_after - outcome.loss_before) < 0.05
+
+
+def test_a_layer_of_gpt2_is_stored_the_other_way_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, name = tiny.make_model("gpt2"), "transformer.h.0.mlp.c_fc"
+    weight = base.get_submodule(name).weight.detach().numpy()
+    draw = np.random.default_rng(0)
+    delta = draw.normal(size=(32, 3)) @ draw.normal(size=(3, weight.shape[1]))
+    embedding = Update("transformer.wte.weight", 2 * np.ones((96, 32)), None, np.ones((96, 32)))
+    found_updates = [embedding, Update(f"{name}.weight", delta, None, weight)]
+    monkeypatch.setattr(decompose, "updates", lambda run: iter(found_updates))
+    form = decompose.decompose(RunDir(Path("/nowhere")), base, 0.9999)
+    assert form.ranks == {name: 3} and form.rank == 3
+    energy = (delta**2).sum()
+    assert form.fidelity == pytest.approx((energy / (energy + 4 * 96 * 32)) ** 0.5, rel=1e-4)
+    layer = form.put_on(base, "x").get_submodule(f"base_model.model.{name}")
+    assert layer.get_delta_weight("x").detach().numpy() == pytest.approx(delta, abs=1e-4)
+
+
+def test_a_rank_beyond_what_a_lora_has_is_told(
+    families: dict[str, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decompose, "_highest_rank", lambda: 1)
+    before = paths.all_runs()
+    with pytest.raises(LabError, match=r"90 % of the energy needs rank .* a LoRA has 1 at most"):
+        convert.convert(families["oft"], 0.9)
+    with pytest.raises(LabError, match="no matrix"):
+        convert.convert(families["ln_tuning"], 0.9)
+    assert paths.all_runs() == before, "Nothing is left of it."
+
+
 def test_more_energy_is_more_rank_and_less_difference(families: dict[str, RunDir]) -> None:
     import torch
 
@@ -176,9 +246,7 @@ def test_what_cannot_be_converted_says_why_before_anything_is_loaded(
     trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert.weights, "load_model", lambda *rest: pytest.fail("it was loaded"))
-    full, lora = trained
-    with pytest.raises(LabError, match="Full fine-tuning leaves no adapter"):
-        convert.convert(full)
+    lora = trained[1]
     for energy in (0.0, 0.49, 1.0, 7.0, float("nan")):
         with pytest.raises(LabError, match=r"is not 0\.5 to 0\.9999"):
             convert.convert(lora, energy)
@@ -191,10 +259,13 @@ def test_what_cannot_be_converted_says_why_before_anything_is_loaded(
         ({"bias": "all"}, "biases beside its updates"),
     ):
         write_json(lora.artifact / "adapter_config.json", config | change)
-        with pytest.raises(LabError, match=says):
-            convert.start(lora, 0.9)
-    write_json(lora.artifact / "adapter_config.json", config)
+        assert says in lora_form.why_not(lora), "as one of several to combine"
     spec = read_object(lora.spec) or {}
+    write_json(lora.artifact / "adapter_config.json", config | {"peft_type": "PREFIX_TUNING"})
+    write_json(lora.spec, spec | {"method": {"name": "prefix"}})
+    with pytest.raises(LabError, match="not an update that is added to a weight"):
+        convert.start(lora, 0.9)
+    write_json(lora.artifact / "adapter_config.json", config)
     write_json(lora.spec, spec | {"method": {"name": "qlora"}})
     assert convert.why_not(lora) == "the matrices of its base are quantised."
     lora.artifact.rename(lora.path / "gone")

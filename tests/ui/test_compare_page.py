@@ -275,10 +275,10 @@ def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
 def test_a_conversion_shows_its_ranks_and_what_it_cost(
     open_page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = record("aaaa", "wren loha")
+    run = record("aaaa", "wren loha", "prefix")
     write_rank(run)
     text = words(open_page("compare", runs=run.id, tab="Rank"))
-    assert "No conversion: LoRA leaves no adapter" in text, "A recorded run has no weights."
+    assert "No conversion: Prefix tuning leaves no adapter" in text, "It changes no matrix."
     monkeypatch.setattr(convert, "why_not", lambda run: "")
     outcome = convert.Conversion(
         run.id, 0.9, {"a": 1, "b": 3, "c": 7}, 7, 0.96, 9_800_000, 1_200_000, 0.25, 0.013, 0.998,
@@ -291,6 +291,12 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     assert "90 % of the energy: rank 1 to 7, median 3, in 3 layers; 9.80 MB → 1.20 MB." in text
     assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in text
     assert "same top token 99.8 %" in text and "No [rows]." in text
+    assert "of the length of all updates" not in text, "It holds what 90 % of the energy is."
+    of_full = dataclasses.replace(outcome, fidelity=0.31)
+    write_json(convert.job_file(run), dataclasses.asdict(JobRecord(finish="done",
+               result=dataclasses.asdict(of_full))))  # fmt: skip
+    at = open_page("compare", runs=run.id, tab="Rank")
+    assert "The LoRA holds 31 % of the length of all updates: embeddings" in words(at)
     started: list[tuple[str, float]] = []
     monkeypatch.setattr(convert, "start", lambda run, energy: started.append((run.id, energy)))
     at.number_input(key="compare.rank.energy").set_value(0.8)

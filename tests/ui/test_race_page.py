@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,7 +190,9 @@ def test_what_waits_can_be_taken_out(make_spec: Callable[..., dict[str, Any]]) -
     assert queue.waiting_runs() == []
 
 
-def test_the_address_may_name_a_ready_race(open_page: Page) -> None:
+def test_the_address_may_name_a_ready_race(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready = ready_races.get("rank")
     at = open_page("race", ready="rank")
     assert "ready" not in at.query_params
@@ -197,6 +200,13 @@ def test_the_address_may_name_a_ready_race(open_page: Page) -> None:
     assert at.session_state["race.2.rank"] == 64 and at.session_state["race.2.rate"] == "auto"
     assert at.session_state["race.budget.tokens"] == 8000
     assert "alpha = 128" in words(at).replace("\\", ""), "What else it sets is said."
+    at = open_page("race", ready="equal-work")
+    amount = at.number_input(key="race.budget.flops")
+    assert (amount.label, amount.value) == ("TFLOPs per run", 4.0)
+    session = {race_form.UNIT: "flops", "race.budget.flops": amount.value}
+    with monkeypatch.context() as patch:
+        patch.setattr(race_form, "st", SimpleNamespace(session_state=session))
+        assert race_form.budget() == Budget("flops", 4e12)
     at = open_page("race", ready="nothing")
     assert "no ready race" in words(at)
 
