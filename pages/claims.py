@@ -25,7 +25,7 @@ def body() -> None:
         with grid.cell().container(border=True):
             claims_view.panel(claims.get(chosen), job.findings.get(chosen))
     else:
-        st.caption("Choose a claim to see its sums, its origin and its test.")
+        st.caption("Choose a claim to see its calculation, its source and its test.")
         claims_view.table(job, ids, wanted, is_narrow=False)
     if job.is_complete and not at_rest and not claims_view.is_testing():
         st.rerun()

@@ -189,6 +189,7 @@ def receipt(
         "base": named.base,
         "step": named.step,
         "warning": f"{loaded.note} {differs}".strip(),
+        "base_weights": loaded.base_weights,
         "weights": _weights_of(loaded, named),
         "proof": loaded.proof.to_json() if loaded.proof else None,
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},

@@ -198,6 +198,7 @@ class LoadedModel:
     proof: Proof | None = None
     is_shared: bool = True  # whether products are joined with those of its base
     prompts: KeptPrompts | None = None  # what it has read; None: nothing is kept
+    base_weights: str = ""  # of the base that it stands on, as weights_hash.hash_of
 
 
 def load(named: ModelRef, base: Any = None) -> LoadedModel:
@@ -214,9 +215,9 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     proof, version = named.receipt, named.version  # before the weights are read
     terms = prompt_terms(named)
     tokenizer = terms.tokenizer
-    note = ""
+    note, identity = "", weights_hash.identify(source)
     if named.run is not None:
-        note = weights_hash.check(named.trained_on, weights_hash.identify(source), named.name)
+        note = weights_hash.check(named.trained_on, identity, named.name)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
     if named.adapter is not None:
@@ -243,7 +244,10 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     template_lock.check_tokenizer(part(proof, "lock"), tokenizer)
     note = " ".join(filter(None, (note, *branches.notes(ASKED_S))))
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
-    return LoadedModel(model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual)
+    return LoadedModel(
+        model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual,
+        base_weights=identity["weights"],
+    )  # fmt: skip
 
 
 def _check_vocabulary(base: Any, tokenizer: Any, name: str) -> None:

@@ -18,6 +18,7 @@ from lab.schema import quote
 MAX_RECEIPT_BYTES = 20_000_000
 COMPARED = {
     "base": "the base model",
+    "base_weights": "the weights of the base",
     "weights": "the weights of the result",
     "template_hash": "the chat template",
     "prompt_hash": "the tokens of the prompt",
@@ -68,7 +69,10 @@ def repeat(
     fetch([named, *filter(None, [named.template_of])])
     answer = _answer(named, body["messages"], settings)
     again = answer["receipt"]
-    differences = [words for key, words in COMPARED.items() if again.get(key) != receipt.get(key)]
+    # of what it keeps: an older receipt does not name the weights of its base
+    differences = [
+        words for key, words in COMPARED.items() if key in receipt and again[key] != receipt[key]
+    ]
     pairs = zip(answer["token_ids"], token_ids, strict=False)
     first = next((index for index, (new, old) in enumerate(pairs) if new != old), None)
     is_same = answer["token_ids"] == token_ids

@@ -6,6 +6,7 @@ never a comparison of names elsewhere. Nothing here imports torch at module leve
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -255,6 +256,7 @@ def register(name: str, **fields: Any) -> Callable[[type[Method]], type[Method]]
     return add
 
 
+@functools.cache
 def _import_all() -> None:
     for module in pkgutil.iter_modules(__path__):
         if module.ispkg:

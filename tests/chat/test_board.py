@@ -22,6 +22,7 @@ from lab.chat.models import PromptTerms
 from lab.chat.side_by_side import prompt_warning
 from lab.data import rendering
 from lab.errors import LabError
+from lab.models import weights_hash
 from lab.paths import RunDir
 from lab.runs import checkpoints
 
@@ -64,7 +65,7 @@ def until(condition: Any) -> None:
 
 
 def test_a_question_is_answered_by_all_models_with_proof(
-    board: Board, names: list[str], trained: list[RunDir]
+    board: Board, names: list[str], trained: list[RunDir], tiny_model: Path
 ) -> None:
     step = checkpoints.step_of(checkpoints.listing(trained[0].checkpoints)[0])
     names = [*names, f"{names[1]}@{step}"]
@@ -91,6 +92,8 @@ def test_a_question_is_answered_by_all_models_with_proof(
         assert proof["tensors"] == proof["tensors_loaded"] > 0 and proof["effect"] > 0
         for file, digest in receipt["weights"].items():
             assert digest == sha256_of(folder / file), (name, file)
+    (base,) = {answer.receipt["base_weights"] for answer in turn.answers.values()}
+    assert base == weights_hash.hash_of(tiny_model, "the base"), "All stand on these weights."
     assert [turn.answers[name].receipt["step"] for name in names] == [None, None, None, step]
     assert list(turn.answers[names[3]].receipt["weights"]) == ["trainable.safetensors"]
     until(lambda: not board.is_busy())

@@ -190,7 +190,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
 def settled(page: Page) -> None:
     """Wait until the page has been drawn and its script has come to rest."""
     page.wait_for_selector("[data-testid=stApp]", timeout=20_000)
-    page.wait_for_selector("[data-test-script-state='notRunning']", timeout=60_000)
+    page.wait_for_selector("[data-test-script-state='notRunning']", timeout=150_000)
 
 
 def sideways(page: Page) -> int:

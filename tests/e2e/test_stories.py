@@ -244,12 +244,14 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     assert second.question == "And 3 plus 3?" and first.answers.keys() == second.answers.keys()
     assert len(first.answers) == 3, "A reload loses no answer."
     assert {answer.finish for answer in first.answers.values()} <= WHOLE
+    expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=60_000)
+    ask_all(page, "And 4 plus 4?", tokens="400")  # a small model says 96 before one can stop it
     expect(page.get_by_role("button", name=re.compile("^Stop all"))).to_be_visible(timeout=30_000)
     page.keyboard.press("Escape")
     expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=60_000)
-    assert "stopped" in {answer.finish for answer in only_chat().turns[1].answers.values()}
+    assert "stopped" in {answer.finish for answer in only_chat().turns[2].answers.values()}
     answer_again(page)
-    page.locator("[class*=st-key-chat-more-1]").first.get_by_role("button").click()
+    page.locator("[class*=st-key-chat-more-2]").first.get_by_role("button").click()
     page.get_by_role("tab", name="Receipt").click()
     expect(page.get_by_text(re.compile("The base is the base"))).to_be_visible(timeout=30_000)
     page.get_by_role("button", name="Close").click()
@@ -271,12 +273,12 @@ def answer_again(page: Page) -> None:
     """One pane, which spoils no other; then all of them, one of which is stopped on the way."""
 
     def pressed(what: str, name: str) -> None:
-        page.locator(f".st-key-chat-{what}-1-{name.replace(':', '-')}").get_by_role(
+        page.locator(f".st-key-chat-{what}-2-{name.replace(':', '-')}").get_by_role(
             "button"
         ).click()
 
     def answers() -> dict[str, Answer]:
-        return only_chat().turns[1].answers
+        return only_chat().turns[2].answers
 
     def all_are_over() -> bool:
         return len(answers()) == 3 and all(each.is_over for each in answers().values())
@@ -290,7 +292,7 @@ def answer_again(page: Page) -> None:
     others = {other: each for other, each in before.items() if other != name}
     assert {other: answers()[other] for other in others} == others, "The others are as they were."
     again = answers()
-    widget(page, "chat.all_again.1").get_by_role("button").click()
+    widget(page, "chat.all_again.2").get_by_role("button").click()
     pressed("stop", name)
     wait_for(page, lambda: all(answers()[n].started != again[n].started for n in again), 60, "all")
     wait_for(page, all_are_over, 60, "all end")

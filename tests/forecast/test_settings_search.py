@@ -78,7 +78,7 @@ def test_each_choice_says_by_how_much_it_is_slower_smaller_or_too_large(
         if abs(apart) > 0.006:
             assert amount[2] == ("more" if apart > 0 else "less"), f"{why}; it is {apart:+.3f} GB."
             seen.add(amount[2])
-        apart_by = re.match(r"(\d+)% (slower|faster)", why)
+        apart_by = re.match(r"([\d.]+) % (slower|faster)", why)
         share = 100 * (best["tokens_per_s"] - choice["tokens_per_s"]) / best["tokens_per_s"]
         signed = float(apart_by[1]) * (1 if apart_by[2] == "slower" else -1) if apart_by else 0.0
         assert signed == pytest.approx(share, abs=0.6), why
