@@ -75,21 +75,21 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
     from lab.data import dataset_preview
     from lab.preflight import answers, validate
 
-    kind, spec, device = request.get("ask"), request.get("spec", {}), request.get("device")
+    kind, device = request.get("ask"), request.get("device")
     if kind == "check":
-        return validate.check(spec).to_json()
+        return validate.check(request["spec"]).to_json()
     if kind == "fixes":
-        peak, savings = answers.fixes(spec)
+        peak, savings = answers.fixes(request["spec"])
         return {"peak_bytes": peak, "fixes": [asdict(saving) for saving in savings]}
     if kind == "estimate":
-        return answers.estimate(spec, device, request.get("how")).to_json()
+        return answers.estimate(request["spec"], device, request.get("how")).to_json()
     if kind == "limits":
-        return asdict(answers.limits(spec, device or {}))
+        return asdict(answers.limits(request["spec"], device or {}))
     if kind == "plan":
-        return answers.plan(spec, device).to_json()
+        return answers.plan(request["spec"], device).to_json()
     if kind == "look":
         may_fetch = request.get("may_fetch") is True
-        return dataset_preview.look(spec, request["most"], may_fetch=may_fetch).to_json()
+        return dataset_preview.look(request["spec"], request["most"], may_fetch=may_fetch).to_json()
     if kind == "warm":
         load_libraries()
         import peft  # noqa: F401

@@ -61,7 +61,7 @@ def test_errors_keep_their_hint_and_bugs_are_raised(
         planner.look(make_spec() | {"model": "builtin:nothing"}, 10)
     assert caught.value.hint.startswith("Choose one of: builtin:")
     with pytest.raises(RuntimeError, match="KeyError"):
-        planner.ask({"ask": "look"})
+        planner.ask({"ask": "check"})
 
 
 def test_a_planner_that_has_died_is_started_again(planner: Planner) -> None:
