@@ -22,7 +22,7 @@ if actions.button("New", icon=":material/add_comment:", key="chat.new"):
 if actions.button("History", icon=":material/history:", key="chat.open_history"):
     chat_history.show()
 with actions.popover("Settings", icon=":material/tune:", key="chat.settings"):
-    settings = chat_settings.settings(names)
+    settings = chat_settings.settings(names, chat)
 vote_view.switch(actions)
 if is_blind:
     vote_view.show(names, titles, settings)

@@ -7,8 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from lab import formatting
+from lab import formatting, schema
 from lab.chat import client
+from lab.chat.conversations import Chat
 from lab.chat.requests import Bounds
 from lab.ui import chat_memory_panel, chat_panes
 from lab.ui.markdown_safety import escape_markdown
@@ -20,8 +21,13 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def settings(names: list[str]) -> dict[str, Any]:
+def settings(names: list[str], chat: Chat | None) -> dict[str, Any]:
     """The fields of a request, drawn in the popover of the page's head."""
+    for name in FIELDS.keys() & DEFAULTS.keys() - {"stop"}:
+        st.session_state.setdefault(f"chat.{name}", DEFAULTS[name])
+    st.session_state.setdefault("chat.stop_strings", DEFAULTS["stop"])
+    if chat is not None and chat.turns:
+        _continue(chat, names)
     suggested = chat_panes.system_prompt_of(names)
     if st.session_state.get("chat.system_of") != suggested:
         st.session_state["chat.system_of"] = suggested
@@ -42,7 +48,7 @@ def settings(names: list[str]) -> dict[str, Any]:
         values["top_k"] = _number("top_k", 1)
         values["seed"] = _number("seed", 1)
     stop = st.text_input(
-        "Stop strings", DEFAULTS["stop"], key="chat.stop_strings", persist_state="session",
+        "Stop strings", key="chat.stop_strings", persist_state="session",
         help="An answer ends before the first of them. Separate several with |.",
     )  # fmt: skip
     values["stop"] = [string for string in stop.split("|") if string.strip()][:8] or None
@@ -57,13 +63,36 @@ def settings(names: list[str]) -> dict[str, Any]:
     return values
 
 
+def _continue(chat: Chat, names: list[str]) -> None:
+    """Once in a session: a conversation continues with the settings of its last turn, whether the
+    page was reloaded, a link was opened or it was chosen in the history."""
+    if st.session_state.get("chat.settings_of") == chat.id:
+        return
+    st.session_state["chat.settings_of"] = chat.id
+    stored = chat.turns[-1].settings
+    for name in FIELDS.keys() & DEFAULTS.keys() - {"stop"}:
+        wrong, value = schema.validate(
+            stored.get(name), type(DEFAULTS[name]), FIELDS[name].metadata
+        )
+        if not wrong:  # its file may be damaged
+            st.session_state[f"chat.{name}"] = value
+    wrong, stop = schema.validate(stored.get("stop"), list[str] | None, FIELDS["stop"].metadata)
+    if not wrong:
+        st.session_state["chat.stop_strings"] = "|".join(stop or ())
+    wrong, system = schema.validate(
+        stored.get("system_prompt"), str, FIELDS["system_prompt"].metadata
+    )
+    if not wrong:
+        st.session_state["chat.system_of"] = chat_panes.system_prompt_of(names)
+        st.session_state["chat.system"] = system
+
+
 def _number(name: str, step: float) -> Any:
     limits = FIELDS[name].metadata
-    default = DEFAULTS[name]
-    kind = type(default)
+    kind = type(DEFAULTS[name])
     low = limits.get("min", limits.get("above", 0) + step)
     return st.number_input(
-        limits["title"], kind(low), kind(limits["max"]), default, kind(step), key=f"chat.{name}",
+        limits["title"], kind(low), kind(limits["max"]), step=kind(step), key=f"chat.{name}",
         help=limits["help"], persist_state="session",
     )  # fmt: skip
 

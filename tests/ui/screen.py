@@ -39,7 +39,8 @@ class Screen:
             if name == "selectbox":
                 return self.session_state[key]
             if name in ("text_input", "text_area", "toggle", "number_input"):
-                return named.get("value", args[1] if len(args) > 1 else False)
+                drawn = args[1] if len(args) > 1 else self.session_state.get(key, False)
+                return named.get("value", drawn)
             return self
 
         return call

@@ -154,7 +154,7 @@ def test_the_system_prompt_is_that_of_the_first_result(screen: Screen) -> None:
     screen.answers = {"chat.system": "Be kind.", "chat.seed": 7, "chat.temperature": 0.5}
     screen.answers |= {"chat.stop_strings": "END|| \n|You:", "chat.top_p": 0.9, "chat.top_k": 5}
     screen.answers |= {"chat.repetition_penalty": 1.1, "chat.max_tokens": 33}
-    values = chat_settings.settings(names)
+    values = chat_settings.settings(names, None)
     assert values == {
         "system_prompt": "Be kind.", "seed": 7, "temperature": 0.5, "max_tokens": 33, "top_p": 0.9,
         "top_k": 5, "repetition_penalty": 1.1, "stop": ["END", "You:"],
@@ -166,10 +166,43 @@ def test_the_system_prompt_is_that_of_the_first_result(screen: Screen) -> None:
     )
     assert screen.session_state["chat.system"] == "Be kind."
     screen.session_state["chat.system"] = "My own."
-    chat_settings.settings(names)
+    chat_settings.settings(names, None)
     assert screen.session_state["chat.system"] == "My own.", "what a person wrote stays"
-    chat_settings.settings(names[2:])
+    chat_settings.settings(names[2:], None)
     assert screen.session_state["chat.system"] == "Be odd.", "another result, another prompt"
+
+
+def test_a_conversation_continues_with_the_settings_of_its_last_turn(screen: Screen) -> None:
+    """After a reload the session knows nothing; what a person then changes stays."""
+    stored = {
+        "system_prompt": "Be brief.", "seed": 7, "temperature": 0.5, "max_tokens": 400,
+        "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.1, "stop": ["END", "You:"],
+    }  # fmt: skip
+    chat = Chat("c1", turns=[Turn("Hi", settings=dict.fromkeys(stored)), Turn("And?", {}, stored)])
+    chat_settings.settings(["base:x"], chat)
+    state = screen.session_state
+    for name in stored.keys() - {"stop", "system_prompt"}:
+        assert state[f"chat.{name}"] == stored[name], name
+    assert (state["chat.stop_strings"], state["chat.system"]) == ("END|You:", "Be brief.")
+    state["chat.max_tokens"] = 8
+    chat_settings.settings(["base:x"], chat)
+    assert state["chat.max_tokens"] == 8 and state["chat.system"] == "Be brief."
+    chat_settings.settings(["base:x"], Chat("c2", turns=[Turn("Hi", {}, stored)]))
+    assert state["chat.max_tokens"] == 400, "another conversation has its own"
+
+
+def test_damaged_settings_of_a_conversation_are_the_defaults(screen: Screen) -> None:
+    damaged = {
+        "seed": -1, "temperature": float("nan"), "max_tokens": 0, "top_p": 2.0, "top_k": [],
+        "repetition_penalty": "x", "stop": 5, "system_prompt": {},
+    }  # fmt: skip
+    for stored in (damaged, {}):
+        screen.session_state.clear()
+        chat_settings.settings(["base:x"], Chat("c1", turns=[Turn("Hi", {}, stored)]))
+        for name, default in chat_settings.DEFAULTS.items():
+            key = "chat.stop_strings" if name == "stop" else f"chat.{name}"
+            assert screen.session_state[key] == default, name
+        assert screen.session_state["chat.system"] == ""
 
 
 @pytest.mark.parametrize(
