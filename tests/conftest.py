@@ -37,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The stories first: whole minutes in one file, for which the other processes would wait. The
     short files of `data` last, so that no process has a long one left when the others have ended.
     """
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(900))
     items.sort(key=lambda item: ("e2e" not in item.path.parts, "data" in item.path.parts))
 
 

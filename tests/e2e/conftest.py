@@ -27,7 +27,8 @@ from lab.paths import ROOT
 from tests.conftest import end_workers
 from tests.e2e import browser as chromium
 
-expect.set_options(timeout=20_000)  # milliseconds: of a machine that is busy with other tests
+PATIENCE_S = 150  # at most for each thing to come: the machine is busy with other stories
+expect.set_options(timeout=1000 * PATIENCE_S)
 RESULTS = ROOT / "test-results"
 FLAGS = (
     "--no-sandbox",
@@ -161,6 +162,7 @@ def end_chat(home: Path) -> None:
 def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh browser window on the server's home page."""
     context = chrome.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(1000 * PATIENCE_S)
     page = context.new_page()
     console: list[str] = []
     page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
@@ -189,8 +191,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
 
 def settled(page: Page) -> None:
     """Wait until the page has been drawn and its script has come to rest."""
-    page.wait_for_selector("[data-testid=stApp]", timeout=20_000)
-    page.wait_for_selector("[data-test-script-state='notRunning']", timeout=150_000)
+    page.wait_for_selector("[data-testid=stApp]", timeout=1000 * PATIENCE_S)
+    page.wait_for_selector("[data-test-script-state='notRunning']", timeout=1000 * PATIENCE_S)
 
 
 def sideways(page: Page) -> int:

@@ -34,11 +34,11 @@ def test_a_blind_vote_from_the_first_prompt_to_the_verdict(
     for number, question in enumerate(("What is 2 plus 2?", "Who made you?"), 1):
         box.fill(question)
         box.press("Enter")
-        expect(page.get_by_text("Answer B")).to_be_visible(timeout=90_000)
+        expect(page.get_by_text("Answer B")).to_be_visible()
         expect(page.get_by_text(re.compile(f"Vote {number} of 2"))).to_be_visible()
         page.reload()
         settled(page)
-        expect(page.get_by_text("Answer B")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("Answer B")).to_be_visible()
         main = page.locator("[data-testid=stMain]").inner_text()
         assert name not in main and "/s" not in main, "Neither name nor speed is told."
         assert run.id not in page.url, "The address names nobody."
@@ -51,7 +51,7 @@ def test_a_blind_vote_from_the_first_prompt_to_the_verdict(
         expect(changed.locator("[data-testid*=primary]")).to_be_visible()
         settled(page)
     widget(page, "vote.names").get_by_role("button").click()
-    expect(page.get_by_text("1 tie, 0 both bad, 0 identical.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("1 tie, 0 both bad, 0 identical.")).to_be_visible()
     expect(page.get_by_text(re.compile("preferred in 1 of 1 decided vote"))).to_be_visible()
     expect(page.get_by_text(re.compile(name)).first).to_be_visible()
     session = votes.all_sessions()[0]

@@ -22,7 +22,7 @@ def test_the_report_of_a_comparison_opens_offline(
     page.goto(f"{server.url}/compare?runs={','.join(run.id for run in runs)}")
     settled(page)
     verdict = widget(page, "compare-verdict")
-    verdict.get_by_text("wren lora has the lowest evaluation loss: 2.41").wait_for(timeout=20_000)
+    verdict.get_by_text("wren lora has the lowest evaluation loss: 2.41").wait_for()
     assert "another seed may turn it" in verdict.inner_text()
     page.get_by_role("button", name="Export").click()
     with page.expect_download() as download:
@@ -42,16 +42,16 @@ def test_two_runs_are_selected_compared_and_the_verdict_is_read(page: Page, serv
     page.get_by_role("link", name="Runs").click()
     settled(page)
     table = page.locator("[data-testid=stDataFrame]").first
-    table.wait_for(timeout=20_000)
+    table.wait_for()
     box = table.bounding_box()
     assert box is not None
     for row in (1, 2):  # the newest is left out; at the left end of each line is its box
         page.mouse.click(box["x"] + 16, box["y"] + 35 * (row + 1) + 17)
         settled(page)
     widget(page, "runs.compare").get_by_role("button").click()
-    page.wait_for_url(re.compile(r"/compare\?.*runs="), timeout=30_000)
+    page.wait_for_url(re.compile(r"/compare\?.*runs="))
     verdict = widget(page, "compare-verdict")
-    verdict.get_by_text("wren lora has the lowest evaluation loss: 2.41").wait_for(timeout=20_000)
+    verdict.get_by_text("wren lora has the lowest evaluation loss: 2.41").wait_for()
     words = verdict.inner_text()
     assert "0.11" in words and "below" in words and "wren <b>full" in words, words
     assert "left out" not in words, "Only what was selected is compared."

@@ -48,7 +48,7 @@ def test_a_race_is_started_watched_and_read_offline(
     expect(page.get_by_text("2 runs")).to_be_visible()
     start.click()
     page.wait_for_url(re.compile(r"/race\?race="), timeout=120_000)
-    expect(page.get_by_text(re.compile("[01] of 2 done"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("[01] of 2 done"))).to_be_visible()
     (race,) = race_file.all_races()
     assert race.started_by == "page" and len(race.runs) == 2
     report = widget(page, "race.report").get_by_role("button")

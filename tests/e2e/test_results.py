@@ -38,7 +38,7 @@ def test_a_result_is_merged_proven_downloaded_and_loads_without_the_lab(
     for text in (adapter, f"about {about}"):
         expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
     widget(page, "results.merged").get_by_role("button").click()
-    expect(page.get_by_text("Equal within bounds")).to_be_visible(timeout=90_000)
+    expect(page.get_by_text("Equal within bounds")).to_be_visible()
     expect(page.get_by_text(re.compile("Largest logit difference")).first).to_be_visible()
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

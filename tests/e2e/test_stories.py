@@ -23,7 +23,7 @@ from lab.paths import all_runs
 from lab.runs import actions, checkpoints, record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
-from tests.e2e.conftest import Server, fill, settled, sideways, widget
+from tests.e2e.conftest import PATIENCE_S, Server, fill, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
 WHOLE = {"stop", "length", "context"}  # how an answer ends that nobody stopped
@@ -54,8 +54,8 @@ def drawn(page: Page, chart: str) -> list[float]:
     return list(page.evaluate(script, chart))
 
 
-def wait_for(page: Page, condition: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
+def wait_for(page: Page, condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, what
         page.wait_for_timeout(200)
@@ -70,11 +70,11 @@ def maps_torch(server: Server) -> bool:
 def test_quick_start_leads_to_a_run_that_is_watched(page: Page, server: Server) -> None:
     button = page.get_by_role("button", name="Start training")
     button.dblclick()
-    page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
+    page.wait_for_url(re.compile(r"/monitor\?.*run="))
     settled(page)
     assert len(all_runs()) == 1, "two clicks are one run"
-    wait_for(page, lambda: points(page) >= 2, 60, "the curve did not begin")
-    expect(page.get_by_text("Who created you?").first).to_be_visible(timeout=15_000)
+    wait_for(page, lambda: points(page) >= 2, "the curve did not begin")
+    expect(page.get_by_text("Who created you?").first).to_be_visible()
     assert not maps_torch(server)
 
 
@@ -99,17 +99,17 @@ def test_new_run_with_three_mistakes_then_right(
     fill(page, "new.data.max_length", "64")
     fill(page, "new.method.lora.target_modules", "c_attn")
     page.get_by_role("button", name="Start run").click()
-    expect(page.get_by_text("names no linear layer").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("names no linear layer").first).to_be_visible()
     assert all_runs() == []
     fill(page, "new.method.lora.target_modules", "q_proj, v_proj")
     assert is_in_sight(page, "start"), "wherever the page is scrolled to"
     page.get_by_role("button", name="Start run").click()
-    page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=60_000)
+    page.wait_for_url(re.compile(r"/monitor\?.*run="))
     run = all_runs()[0]
     page.get_by_role("link", name="Home").click()  # look elsewhere: word comes when it ends
     settled(page)
     actions.wait(run, timeout_s=90)
-    expect(page.get_by_text(re.compile("First look: done"))).to_be_visible(timeout=15_000)
+    expect(page.get_by_text(re.compile("First look: done"))).to_be_visible()
     page.goto(f"{server.url}/new_run")
     settled(page)
     page.go_back()
@@ -125,7 +125,7 @@ def test_full_against_lora_is_one_click_to_the_comparison(
     fill(page, "new.data.max_length", "64")
     fill(page, "new.train.max_steps", "2")
     page.get_by_role("button", name="Start both").click()
-    page.wait_for_url(re.compile(r"/compare\?.*runs="), timeout=90_000)
+    page.wait_for_url(re.compile(r"/compare\?.*runs="))
     first, second = (RunSpec.of_run(run) for run in all_runs())
     assert {first.method["name"], second.method["name"]} == {"full", "lora"}
     assert (first.model, first.data) == (second.model, second.data)
@@ -134,9 +134,7 @@ def test_full_against_lora_is_one_click_to_the_comparison(
     for run in all_runs():
         assert actions.wait(run, timeout_s=120) == "done"
     verdict = widget(page, "compare-verdict")
-    expect(verdict.get_by_text(re.compile("evaluation loss|difference|base"))).to_be_visible(
-        timeout=30_000
-    )
+    expect(verdict.get_by_text(re.compile("evaluation loss|difference|base"))).to_be_visible()
     expect(verdict.get_by_text("Same base", exact=False)).to_be_visible()
 
 
@@ -164,7 +162,7 @@ def pick_folder(page: Page, folder: Path) -> None:
     """Choose a model of one's own in the dialog, which says that there is no network."""
     widget(page, "new.pick").get_by_role("button").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible(timeout=30_000)
+    expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible()
     settled(page)  # a click on what is just drawn anew is lost
     dialog.get_by_text("Hub", exact=True).click()
     dialog.get_by_placeholder("Name, organisation or Hub ID").fill("qwen")
@@ -173,7 +171,7 @@ def pick_folder(page: Page, folder: Path) -> None:
     settled(page)
     fill(page, "pick.folder", str(folder))
     dialog.get_by_role("button", name="Use this model").click()
-    expect(dialog).to_be_hidden(timeout=30_000)
+    expect(dialog).to_be_hidden()
     settled(page)
     expect(page.get_by_text(folder.name).first).to_be_visible()
 
@@ -192,14 +190,14 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
 ) -> None:
     run = start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 500})
     page.goto(f"{server.url}/monitor?run={run.id}")
-    wait_for(page, lambda: points(page) >= 20, 60, "the curve did not begin")
+    wait_for(page, lambda: points(page) >= 20, "the curve did not begin")
     page.reload()
     settled(page)
-    wait_for(page, lambda: points(page) >= 20, 30, "lost after a reload")
+    wait_for(page, lambda: points(page) >= 20, "lost after a reload")
     other = chrome.new_context().new_page()
     other.goto(server.address)
     other.goto(f"{server.url}/monitor?run={run.id}")
-    wait_for(other, lambda: points(other) >= 20, 30, "not found by another browser")
+    wait_for(other, lambda: points(other) >= 20, "not found by another browser")
     expect(other.get_by_role("link", name="Runs")).to_be_visible()
     other.context.close()
     server.kill()
@@ -210,15 +208,15 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
     server.start()
     page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)
-    wait_for(page, lambda: points(page) > 20, 30, "no history after the restart")
-    wait_for(page, lambda: first_point(page) == 1, 30, "a part of the history is missing")
+    wait_for(page, lambda: points(page) > 20, "no history after the restart")
+    wait_for(page, lambda: first_point(page) == 1, "a part of the history is missing")
     seen = last_point(page)
-    wait_for(page, lambda: last_point(page) > seen, 30, "the curve did not move")
+    wait_for(page, lambda: last_point(page) > seen, "the curve did not move")
     widget(page, "stop").get_by_role("button").click()
-    wait_for(page, lambda: status(run).state == "stopped", 30, "it did not stop")
-    expect(page.get_by_text(re.compile("stopped$")).first).to_be_visible(timeout=15_000)
+    wait_for(page, lambda: status(run).state == "stopped", "it did not stop")
+    expect(page.get_by_text(re.compile("stopped$")).first).to_be_visible()
     assert run.artifact.is_dir()
-    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
 
 
 def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -> None:
@@ -230,36 +228,35 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     for word in ("tiny full", "tiny lora"):
         expect(page.get_by_text(re.compile(word)).first).to_be_visible()
     ask_all(page, "What is 2 plus 2?", tokens="400")
-    expect(page.get_by_text(re.compile("answering · ")).first).to_be_visible(timeout=90_000)
+    expect(page.get_by_text(re.compile("answering · ")).first).to_be_visible()
     waiting = page.get_by_placeholder("Your next message waits until all have answered")
     waiting.fill("And 3 plus 3?")
     waiting.press("Enter")
     expect(page.get_by_text("next: And 3 plus 3?")).to_be_visible()
     page.reload()
     settled(page)
-    expect(page.get_by_text("What is 2 plus 2?")).to_be_visible(timeout=30_000)
-    wait_for(page, lambda: len(only_chat().turns) == 2, 90, "the second message was swallowed")
-    expect(page.get_by_text("And 3 plus 3?")).to_be_in_viewport(timeout=15_000)
+    expect(page.get_by_text("What is 2 plus 2?")).to_be_visible()
+    wait_for(page, lambda: len(only_chat().turns) == 2, "the second message was swallowed")
+    expect(page.get_by_text("And 3 plus 3?")).to_be_in_viewport()
     first, second = only_chat().turns
     assert second.question == "And 3 plus 3?" and first.answers.keys() == second.answers.keys()
     assert len(first.answers) == 3, "A reload loses no answer."
+    assert second.settings == first.settings and first.settings["max_tokens"] == 400, "nor settings"
     assert {answer.finish for answer in first.answers.values()} <= WHOLE
-    expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=60_000)
-    ask_all(page, "And 4 plus 4?", tokens="400")  # a small model says 96 before one can stop it
-    expect(page.get_by_role("button", name=re.compile("^Stop all"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name=re.compile("^Stop all"))).to_be_visible()
     page.keyboard.press("Escape")
-    expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=60_000)
-    assert "stopped" in {answer.finish for answer in only_chat().turns[2].answers.values()}
+    expect(page.get_by_placeholder("Message all models")).to_be_visible()
+    assert "stopped" in {answer.finish for answer in only_chat().turns[1].answers.values()}
     answer_again(page)
-    page.locator("[class*=st-key-chat-more-2]").first.get_by_role("button").click()
+    page.locator("[class*=st-key-chat-more-1]").first.get_by_role("button").click()
     page.get_by_role("tab", name="Receipt").click()
-    expect(page.get_by_text(re.compile("The base is the base"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile("The base is the base"))).to_be_visible()
     page.get_by_role("button", name="Close").click()
     ask_a_checkpoint(page, server)
     page.get_by_role("button", name="Settings").click()
-    expect(page.get_by_text(re.compile("4 models in memory"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile("4 models in memory"))).to_be_visible()
     widget(page, "chat.free").get_by_role("button").click()
-    wait_for(page, lambda: client.record() is None, 30, "the process is gone")
+    wait_for(page, lambda: client.record() is None, "the process is gone")
     assert not maps_torch(server)
     for name in ("Home", "New run", "Monitor", "Runs"):
         page.get_by_role("link", name=name, exact=True).first.click()
@@ -273,12 +270,12 @@ def answer_again(page: Page) -> None:
     """One pane, which spoils no other; then all of them, one of which is stopped on the way."""
 
     def pressed(what: str, name: str) -> None:
-        page.locator(f".st-key-chat-{what}-2-{name.replace(':', '-')}").get_by_role(
+        page.locator(f".st-key-chat-{what}-1-{name.replace(':', '-')}").get_by_role(
             "button"
         ).click()
 
     def answers() -> dict[str, Answer]:
-        return only_chat().turns[2].answers
+        return only_chat().turns[1].answers
 
     def all_are_over() -> bool:
         return len(answers()) == 3 and all(each.is_over for each in answers().values())
@@ -286,20 +283,20 @@ def answer_again(page: Page) -> None:
     before = answers()
     name = next(n for n, each in before.items() if each.finish == "stopped" and n[:4] == "run:")
     pressed("again", name)
-    wait_for(page, lambda: answers()[name].started != before[name].started and all_are_over(), 60,
+    wait_for(page, lambda: answers()[name].started != before[name].started and all_are_over(),
              "it was not answered again")  # fmt: skip
     assert answers()[name].finish in WHOLE, "to its end this time"
     others = {other: each for other, each in before.items() if other != name}
     assert {other: answers()[other] for other in others} == others, "The others are as they were."
     again = answers()
-    widget(page, "chat.all_again.2").get_by_role("button").click()
+    widget(page, "chat.all_again.1").get_by_role("button").click()
     pressed("stop", name)
-    wait_for(page, lambda: all(answers()[n].started != again[n].started for n in again), 60, "all")
-    wait_for(page, all_are_over, 60, "all end")
+    wait_for(page, lambda: all(answers()[n].started != again[n].started for n in again), "all")
+    wait_for(page, all_are_over, "all end")
     assert answers()[name].finish == "stopped" and answers()[name].tokens < again[name].tokens
     for other in others:
         assert answers()[other].finish in WHOLE, "One stop is for one pane."
-    expect(page.get_by_placeholder("Message all models")).to_be_visible(timeout=15_000)
+    expect(page.get_by_placeholder("Message all models")).to_be_visible()
 
 
 def ask_a_checkpoint(page: Page, server: Server) -> None:
@@ -323,7 +320,7 @@ def ask_a_checkpoint(page: Page, server: Server) -> None:
         chats = conversations.all_conversations()
         return [turn for chat in chats for turn in chat.turns if name in turn.answers]
 
-    wait_for(page, lambda: any(turn.is_over for turn in turns()), 90, "the checkpoint answers")
+    wait_for(page, lambda: any(turn.is_over for turn in turns()), "the checkpoint answers")
     (turn,) = turns()
     receipt = turn.answers[name].receipt
     assert receipt["model"] == name and receipt["step"] == step
@@ -337,7 +334,7 @@ def ask_a_checkpoint(page: Page, server: Server) -> None:
 
 def click_curve(page: Page, key: str, curve: str, x: float) -> None:
     """Click the point of a curve at `x` of its axis, once the chart is drawn."""
-    page.wait_for_selector(f'[class*="st-key-{key}"] .js-plotly-plot .main-svg', timeout=30_000)
+    page.wait_for_selector(f'[class*="st-key-{key}"] .js-plotly-plot .main-svg')
     settled(page)
     place = page.evaluate(
         """([key, curve, x]) => {
@@ -397,7 +394,7 @@ def test_answers_are_drawn_and_can_do_no_harm(page: Page, server: Server) -> Non
     page.on("request", lambda request: seen.append(request.url))
     page.goto(f"{server.url}/chat?c={chat.id}")
     settled(page)
-    expect(page.get_by_text("Who <b>are</b> you?")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Who <b>are</b> you?")).to_be_visible()
     expect(page.get_by_role("heading", name="A title")).to_be_visible()
     expect(page.get_by_role("table")).to_be_visible()
     expect(page.get_by_text("interrupted: the chat process ended")).to_be_visible()
@@ -415,12 +412,12 @@ def test_the_advisor_fills_the_form_and_the_run_starts(page: Page, server: Serve
     settled(page)
     expect(page.get_by_role("heading", name="LoRA, rank 8, all linear layers")).to_be_visible()
     widget(page, "advise.start").get_by_role("button").click()
-    page.wait_for_url(re.compile(r"/new_run"), timeout=30_000)
+    page.wait_for_url(re.compile(r"/new_run"))
     settled(page)
     assert "advise." not in page.url
     fill(page, "new.data.max_length", "64")  # the story is about the form, not about training
     page.get_by_role("button", name="Start run").click()
-    page.wait_for_url(re.compile(r"/monitor\?.*run="), timeout=90_000)
+    page.wait_for_url(re.compile(r"/monitor\?.*run="))
     spec = RunSpec.of_run(all_runs()[0])
     assert spec.method["rank"] == 8 and spec.method["alpha"] == 16
     assert spec.train.learning_rate == 3e-4, "a short run"
