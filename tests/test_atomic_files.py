@@ -132,3 +132,22 @@ def test_no_more_is_read_than_the_caller_allows(tmp_path: Path) -> None:
     assert atomic_files.read_bytes(file, 4) == b"abcd"
     with pytest.raises(OSError, match="has 4 bytes; at most 3 are read"):
         atomic_files.read_bytes(file, 3)
+
+
+def test_a_file_that_was_replaced_or_written_to_is_another(tmp_path: Path) -> None:
+    """Each of inode, size and time alone tells them apart."""
+    file, other = tmp_path / "a", tmp_path / "b"
+    assert atomic_files.file_identity(file) == ()
+    file.write_text("one")
+    os.utime(file, ns=(0, 10**18))
+    first = atomic_files.file_identity(file)
+    assert atomic_files.file_identity(file) == first
+    other.write_text("two")
+    os.utime(other, ns=(0, 10**18))
+    assert atomic_files.file_identity(other) != first, "of the same size and time"
+    file.write_text("longer")
+    os.utime(file, ns=(0, 10**18))
+    assert atomic_files.file_identity(file) != first, "of the same inode and time"
+    file.write_text("one")
+    os.utime(file, ns=(0, 10**18 + 1))
+    assert atomic_files.file_identity(file) != first, "of the same inode and size"

@@ -124,6 +124,7 @@ def test_a_receipt_gives_the_same_tokens_again(
     assert "Other tokens from number" in out
     for key, words in repeat.COMPARED.items():
         assert (f"Changed since: {words}." in out) == (key != "base"), key
+    assert "Changed since: the weights of the base." in out
 
 
 @pytest.mark.parametrize(
