@@ -6,9 +6,9 @@ import dataclasses
 import types
 from collections.abc import Mapping
 from enum import Enum
-from functools import cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
+from lab import schema
 from lab.atomic_files import number
 
 Kind = TypeVar("Kind")
@@ -28,7 +28,7 @@ def read(kind: type[Kind], stored: Any, damaged: list[str] | None = None) -> Kin
         return None
     values: dict[str, Any] = {}
     hashable: Any = kind
-    for name, hint in _hints(hashable).items():
+    for name, hint in schema.field_types(hashable).items():
         if name not in stored:
             continue
         try:
@@ -37,12 +37,6 @@ def read(kind: type[Kind], stored: Any, damaged: list[str] | None = None) -> Kin
             if damaged is not None:
                 damaged.append(name)
     return kind(**values)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _value(hint: Any, value: Any, damaged: list[str] | None) -> Any:

@@ -13,19 +13,29 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
 import types
 import typing
+from collections.abc import Hashable
 from typing import Any
 
 from lab.errors import Problem
 
-Config = typing.TypeVar("Config")
+Config = typing.TypeVar("Config", bound=Hashable)
+
 MAX_ITEMS = 1000  # entries of a list or an object that a person writes
 PATTERN_SIGN = "re:"  # what an entry of a list of names begins with that is a pattern over names
 NAME = re.compile(r"[\w.-]+")
+
+
+@functools.cache
+def field_types(config: Any) -> dict[str, Any]:
+    """The type of each field of a dataclass, read once from its annotations."""
+    types_by_name = typing.get_type_hints(config)
+    return {field.name: types_by_name[field.name] for field in dataclasses.fields(config)}
 
 
 def option(default: Any, title: str, help: str, **limits: Any) -> Any:
@@ -38,7 +48,7 @@ def option(default: Any, title: str, help: str, **limits: Any) -> Any:
 
 def describe(config: type) -> list[dict[str, Any]]:
     """The options of a config dataclass as JSON: name, type, default, title, help and bounds."""
-    hints = typing.get_type_hints(config)
+    hints = field_types(config)
     rows = []
     for field in dataclasses.fields(config):
         missing = field.default is dataclasses.MISSING
@@ -112,7 +122,7 @@ def parse(config: type[Config], value: Any, where: str, problems: list[Problem])
     if not isinstance(value, dict):
         problems.append(Problem(where or "spec", f"must be an object, got {quote(value)}."))
         return config()
-    hints = typing.get_type_hints(config)
+    hints = field_types(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     renamed = former_names(config)
     accepted: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -42,13 +43,18 @@ class Dataset:
 
 def built_in() -> list[Dataset]:
     """Every dataset with a card, by name."""
-    folder = ASSETS / "datasets"
-    datasets = []
-    for path in sorted(folder.glob("*.json")):
-        card = read_object(path)
-        if card and "file" in card:
-            datasets.append(Dataset(f"builtin:{path.stem}", folder / card["file"], card))
-    return datasets
+    return list(_with_cards(ASSETS / "datasets"))
+
+
+@functools.cache
+def _with_cards(folder: Path) -> tuple[Dataset, ...]:
+    """Read once: they belong to the program, and a form asks for them at every key."""
+    cards = ((path, read_object(path)) for path in sorted(folder.glob("*.json")))
+    return tuple(
+        Dataset(f"builtin:{path.stem}", folder / card["file"], card)
+        for path, card in cards
+        if card and "file" in card
+    )
 
 
 def resolve(dataset_id: str) -> Dataset:

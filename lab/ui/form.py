@@ -57,7 +57,7 @@ def load(spec: RunSpec) -> None:
 
 
 def _load_section(section: str, config: type, values: dict[str, Any]) -> None:
-    hints = typing.get_type_hints(config)
+    hints = schema.field_types(config)
     for field in dataclasses.fields(config):
         set_value(section, field.name, values[field.name], hints[field.name], field.metadata)
 
@@ -77,7 +77,7 @@ def value(method: str = "") -> dict[str, Any]:
 
 
 def _section(section: str, config: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(config)
+    hints = schema.field_types(config)
     return {
         field.name: parse_input(
             st.session_state.get(key(section, field.name)), hints[field.name], field.metadata
@@ -135,10 +135,6 @@ def _scalar(text: str) -> Any:
     except ValueError:
         return text
     return text if isinstance(value, (dict, list)) else value
-
-
-def hints_of(config: type) -> dict[str, Any]:
-    return typing.get_type_hints(config)
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from lab.ui import form, form_problems
 
 def draw(section: str, config: type, names: list[str] | None = None) -> None:
     """Widgets for the fields of `config` (those in `names`, or all), up to four in a row."""
-    hints = typing.get_type_hints(config)
+    hints = schema.field_types(config)
     fields = [f for f in dataclasses.fields(config) if names is None or f.name in names]
     if names is not None:
         fields.sort(key=lambda field: names.index(field.name))
@@ -44,7 +44,7 @@ def folded(label: str, section: str, config: type, names: list[str]) -> None:
 
 def changes(section: str, config: type, names: list[str]) -> int:
     """How many of the fields hold something else than their default."""
-    hints = typing.get_type_hints(config)
+    hints = schema.field_types(config)
     defaults = {row["name"]: row["default"] for row in schema.describe(config)}
     fields = {field.name: field for field in dataclasses.fields(config)}
     return sum(

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab import formatting, methods, paths, presets
+from lab import formatting, methods, paths, presets, schema
 from lab.atomic_files import read_object
 from lab.data import catalog as datasets
 from lab.data import hub, prepare
@@ -290,7 +290,7 @@ LIMITS = [name for name in LENGTHS if name != "epochs"]
 def train_card() -> None:
     config = SECTIONS["train"]
     fields = {field.name: field for field in dataclasses.fields(config)}
-    hints = form.hints_of(config)
+    hints = schema.field_types(config)
     st.caption("TRAINING")
     units = [name for name in LIMITS if st.session_state.get(f"new.train.{name}") is not None]
     st.session_state["new.unit"] = units[0] if units else "epochs"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import typing
 from typing import Any
 
 import streamlit as st
 
-from lab import formatting, methods, presets
+from lab import formatting, methods, presets, schema
 from lab.compare import race, race_start, ready_races
 from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_file import ClaimTest, Race
@@ -131,7 +130,7 @@ def key(row: int, name: str) -> str:
 def main_option(method: str) -> dataclasses.Field[Any] | None:
     """The option that a row shows: the method's first that is a number."""
     config = methods.get(method).config
-    hints = typing.get_type_hints(config)
+    hints = schema.field_types(config)
     for field in dataclasses.fields(config):
         if hints[field.name] in (int, float):
             return field
