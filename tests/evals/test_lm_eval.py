@@ -12,13 +12,12 @@ import pytest
 
 from lab import cli
 from lab.chat import models as chat_models
-from lab.cli.harness import task_command
 from lab.data import catalog
-from lab.evals import lm_eval_scores, score
+from lab.evals import harness_tasks, lm_eval_scores, score
 from lab.paths import RunDir
 
 needs_harness = pytest.mark.skipif(
-    find_spec(lm_eval_scores.MODULE) is None,
+    find_spec(harness_tasks.MODULE) is None,
     reason="lm-eval is not installed: pip install -r requirements-lm-eval.txt",
 )
 
@@ -106,26 +105,6 @@ def test_a_set_without_options_is_refused_before_anything_starts(
     assert "neither labels nor choices" in capsys.readouterr().err
     assert cli.main(["harness", run, "--set", "builtin:persona-chats", "--most", "0"]) == 2
     assert "--most is 0" in capsys.readouterr().err
-
-
-def test_a_task_of_the_harness_names_its_own_command(
-    trained: list[RunDir], tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Tasks fetch their own data, which nothing here does; the extra need not be installed."""
-    full, lora = trained
-    expected = {
-        full: f"pretrained={full.artifact}",
-        lora: f"pretrained={tiny_model},peft={lora.artifact}",
-    }
-    for run, model in expected.items():
-        assert cli.main(["harness", f"run:{run.id}", "--set", "arc_easy"]) == 2
-        message = capsys.readouterr().err.replace("\n", "").replace(" ", "")
-        assert "'arc_easy'isnotadataset" in message
-        assert f"lm_eval--modelhf--model_args{model}--tasksarc_easy".replace(" ", "") in message
-    (lora.artifact / "adapter_config.json").rename(lora.artifact / "other.json")
-    command = task_command(chat_models.parse(f"run:{lora.id}"), "arc_easy")
-    assert command.startswith(f"python -m lab merge {lora.id} --out FOLDER, then lm_eval")
-    assert not lm_eval_scores.job_file().exists(), "Nothing is started."
 
 
 def test_the_file_of_the_extra_names_one_pinned_version() -> None:

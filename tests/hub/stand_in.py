@@ -5,10 +5,10 @@
     hub.faults["org/name"] = {"rate": 50_000}      or under "*", for all
     hub.requests("GET", "model.safetensors")       what was asked for, with bytes sent
 
-Faults: gated, missing, tokens (that may read it), rate (bytes/s), cut (bytes, then the connection
-ends), hang (s before an answer), status and count (requests that get it, -1 for ever), corrupt
-(bytes, zeros behind so many), whole (no ranges), page (a login in place of a file), elsewhere (an
-address that has the bytes), file (a pattern: those files only).
+Faults: gated, may (tokens with access to it), missing, tokens (that the Hub knows), rate (bytes/s),
+cut (bytes, then the connection ends), hang (s before an answer), status and count (requests that
+get it, -1 for ever), corrupt (bytes, zeros behind so many), whole (no ranges), page (a login in
+place of a file), elsewhere (an address that has the bytes), file (a pattern: those files only).
 """
 
 from __future__ import annotations
