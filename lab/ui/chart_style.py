@@ -124,14 +124,14 @@ def line(
     chart: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str, **style: Any
 ) -> None:
     """One trace of at most 2,000 points; NaN leaves a gap. `faint`: a raw line behind a smoothed
-    one; `dots`: with a point at each value."""
+    one; `dots`: with a point at each value. Drawn as SVG: WebGL takes half a second a chart where
+    there is no GPU, and a browser has few contexts for it."""
     thin_x, thin_y = downsample(x, y)
     faint = style.pop("faint", False)
     dots = style.pop("dots", False) or len(thin_x) == 1
     width = style.pop("width", 1 if faint else 2.5)
-    kind = go.Scattergl if len(thin_x) > 1500 else go.Scatter
     chart.add_trace(
-        kind(
+        go.Scatter(
             x=thin_x,
             y=thin_y,
             name=literal(name),
@@ -142,7 +142,7 @@ def line(
             hoverinfo="skip" if faint else None,
             hovertemplate=None if faint else "%{y:.4~g}",
             connectgaps=False,
-            **({"cliponaxis": False} if kind is go.Scatter else {}),
+            cliponaxis=False,
         )
     )
 
