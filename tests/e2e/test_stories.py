@@ -191,8 +191,7 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
     run = start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 500})
     page.goto(f"{server.url}/monitor?run={run.id}")
     wait_for(page, lambda: points(page) >= 20, "the curve did not begin")
-    page.reload()
-    settled(page)
+    page.reload()  # a page that follows a quick run on a busy machine may never be at rest
     wait_for(page, lambda: points(page) >= 20, "lost after a reload")
     other = chrome.new_context().new_page()
     other.goto(server.address)
@@ -207,7 +206,6 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
     assert record_reader.metrics(run, "train")[-1]["step"] > before, "it did not go on"
     server.start()
     page.goto(f"{server.url}/monitor?run={run.id}")
-    settled(page)
     wait_for(page, lambda: points(page) > 20, "no history after the restart")
     wait_for(page, lambda: first_point(page) == 1, "a part of the history is missing")
     seen = last_point(page)

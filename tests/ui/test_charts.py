@@ -268,6 +268,15 @@ def test_one_quantity_is_smoothed_as_the_losses_are(tmp_path: Path) -> None:
     assert list(smooth.y)[:2] == pytest.approx([4.0, (4 / 2 + 3) / 1.5])
 
 
+def test_no_chart_of_a_long_run_takes_a_webgl_context(tmp_path: Path) -> None:
+    """A browser has sixteen of them, and needs half a second for each without a GPU."""
+    long = series(tmp_path, *steps(3_000))
+    figures = monitor_charts.charts_of(long, View("step", 0.6, False, False))
+    kinds = {trace.type for _, figure in figures.values() for trace in figure.data}
+    longest = max(len(trace.x) for trace in figures["loss"][1].data)
+    assert longest > 1_500 and kinds == {"scatter"}
+
+
 def test_single_points_are_seen(tmp_path: Path) -> None:
     evals = [{"kind": "eval", "attempt": 1, "step": 1, "eval/loss": 2.0}]
     traces = traces_of(charts.loss(series(tmp_path, *steps(1), *evals), View()))
