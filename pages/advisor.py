@@ -4,6 +4,7 @@ import streamlit as st
 
 from lab.advise import recommend
 from lab.ui import advisor_case, advisor_start, advisor_tables, advisor_view
+from lab.ui.fragments import fragment
 from lab.ui.frame import head
 from lab.ui.markdown_safety import user_errors
 
@@ -25,7 +26,7 @@ job.look("advise")
 at_start = (job.advice is not None, job.is_complete)
 with right.container(border=True):
 
-    @st.fragment(run_every=None if job.is_complete else 0.5)
+    @fragment(run_every=None if job.is_complete else 0.5)
     def answer() -> None:
         job.look("advise")
         advisor_view.recommendation(job)

@@ -4,6 +4,7 @@ import streamlit as st
 
 from lab.advise import claims
 from lab.ui import claims_view
+from lab.ui.fragments import fragment
 from lab.ui.frame import head
 
 head("Claims")
@@ -11,7 +12,7 @@ wanted = claims_view.wanted_id()
 at_rest = claims_view.job_for(wanted).is_complete and not claims_view.is_testing()
 
 
-@st.fragment(run_every=None if at_rest else 1.5)
+@fragment(run_every=None if at_rest else 1.5)
 def body() -> None:
     job = claims_view.job_for(wanted)
     job.look("claims")

@@ -5,6 +5,7 @@ import streamlit as st
 from lab.ui import memory_handoff, memory_settings, memory_view
 from lab.ui.chart_style import is_dark
 from lab.ui.charts import View
+from lab.ui.fragments import fragment
 from lab.ui.frame import head
 from lab.ui.markdown_safety import user_errors
 
@@ -18,7 +19,7 @@ complete_at_start = all(setting.estimates.is_complete for setting in settings)
 every = None if complete_at_start else 1.0
 
 
-@st.fragment(run_every=every)
+@fragment(run_every=every)
 def answers() -> None:
     for setting in settings:
         setting.estimates.look(f"methods{setting.letter}")
@@ -36,10 +37,10 @@ tabs = st.tabs(list(memory_view.TABS), key="memory.tab", on_change="rerun")
 figures, limits, fastest, rules, measured = tabs
 if figures.open:
     with figures:
-        st.fragment(memory_view.figures, run_every=every)(settings)
+        fragment(memory_view.figures, run_every=every)(settings)
 if limits.open:
     with limits:
-        st.fragment(memory_view.limits, run_every=every)(settings)
+        fragment(memory_view.limits, run_every=every)(settings)
 if fastest.open:
     with fastest:
         memory_view.fastest(settings[0], method)

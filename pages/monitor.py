@@ -12,6 +12,7 @@ from lab.ui import (
     monitor_view,
     out_of_memory_panel,
 )
+from lab.ui.fragments import fragment
 from lab.ui.frame import head
 
 actions = head("Monitor")
@@ -31,32 +32,32 @@ measures = checkpoint_panel.is_measuring(run)
 had_curves = monitor_charts.has_curves(run)
 
 
-@st.fragment(run_every=1.0 if polls else None)
+@fragment(run_every=1.0 if polls else None)
 def now() -> None:
     monitor_view.state(run)
     if monitor_view.stage(run) != stage or monitor_charts.has_curves(run) != had_curves:
         st.rerun()  # the whole page: its buttons follow, and it stops polling at the end
 
 
-@st.fragment(run_every=monitor_charts.pace(run) if polls else 1.0 if measures else None)
+@fragment(run_every=monitor_charts.pace(run) if polls else 1.0 if measures else None)
 def loss() -> None:
     monitor_charts.show_loss(run, view)
     if measures and not checkpoint_panel.is_measuring(run):
         st.rerun()  # it is known
 
 
-@st.fragment(run_every=monitor_charts.pace(run) if polls else None)
+@fragment(run_every=monitor_charts.pace(run) if polls else None)
 def others() -> None:
     monitor_charts.show_others(run, view)
     forgotten.show(run)
 
 
-@st.fragment(run_every=3.0 if polls else None)
+@fragment(run_every=3.0 if polls else None)
 def samples() -> None:
     monitor_details.samples(run)
 
 
-@st.fragment(run_every=3.0 if polls or measures else None)
+@fragment(run_every=3.0 if polls or measures else None)
 def details() -> None:
     monitor_details.warnings(run)
     monitor_details.tabs(run)

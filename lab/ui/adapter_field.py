@@ -13,6 +13,7 @@ from lab.chat.adapters import PeftAdapter
 from lab.errors import LabError
 from lab.models import catalog, hub, model_list
 from lab.recent import Recent
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, tell
 from lab.ui.waiting import BackgroundJob
 
@@ -67,7 +68,7 @@ def add_adapter(names: list[str], add: Callable[[list[str]], None]) -> None:
 
 
 def _outcome(job: AdapterJob, names: list[str], add: Callable[[list[str]], None]) -> None:
-    @st.fragment(run_every=None if job.is_complete else 1.0)
+    @fragment(run_every=None if job.is_complete else 1.0)
     def outcome() -> None:
         job.look("chat.adapter")
         if not job.is_complete:

@@ -14,6 +14,7 @@ from lab.advise import costs, hardware, prices
 from lab.advise.recommend import Recommendation, in_gb, usd
 from lab.recent import Recent
 from lab.ui import claim_links
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, run_action
 from lab.ui.waiting import BackgroundJob
 
@@ -137,7 +138,7 @@ def printed_figures() -> None:
     )
     was_complete = job.is_complete
 
-    @st.fragment(run_every=None if was_complete else 1.0)
+    @fragment(run_every=None if was_complete else 1.0)
     def table() -> None:
         job.look("advise.printed")
         if job.error is not None:
@@ -188,7 +189,7 @@ def cards(advice: Recommendation) -> None:
     )
     was_complete = job.is_complete
 
-    @st.fragment(run_every=None if was_complete else 0.5)
+    @fragment(run_every=None if was_complete else 0.5)
     def table() -> None:
         job.look("advise.cards")
         if job.error is not None:

@@ -14,6 +14,7 @@ from lab.chat import client
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.side_by_side import prompt_warning
 from lab.ui import answer_details, chat_panes
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 from lab.ui.safe_markdown import safe_markdown
 
@@ -41,7 +42,7 @@ def turns(chat: Chat) -> None:
         _turn(chat, last)
         return
 
-    @st.fragment(run_every=LOOK_S)
+    @fragment(run_every=LOOK_S)
     def look() -> None:
         current = client.view(chat.id)
         if len(current.turns) != last + 1 or current.turns[last].is_over:

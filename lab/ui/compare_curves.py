@@ -27,6 +27,7 @@ from lab.ui.chart_style import End, View, figure, finish, is_dark, level, line
 from lab.ui.charts import FROM_MINUTES_S
 from lab.ui.compare_price import price
 from lab.ui.compare_runs import name_of, plain_name
+from lab.ui.fragments import fragment
 
 Y, BY, LOG, AT = "compare.y", "compare.by", "compare.log", "compare.at"
 HEIGHT = 330
@@ -59,7 +60,7 @@ MAX_NAMED, MAX_CHANGES = 4, 3
 def show(shown: list[Contestant], with_base: bool) -> None:
     """Controls, curves, scrubber and the sentence; drawn anew alone when the scrubber moves."""
     with st.container(border=True, key="compare-curves"):
-        st.fragment(_curves)(shown, with_base)
+        fragment(_curves)(shown, with_base)
 
 
 def _curves(shown: list[Contestant], with_base: bool) -> None:

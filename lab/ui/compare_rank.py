@@ -19,6 +19,7 @@ from lab.rank.measure import RankProgress, RankReport
 from lab.ui import chart_style, colours, job_panel, links, rank_conversion
 from lab.ui.chart_style import View, figure, finish, is_dark, line, literal
 from lab.ui.compare_runs import name_of, plain_name
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, run_action, tell
 from lab.ui.rank_conversion import shown_loss
 
@@ -72,7 +73,7 @@ def _ask(run: RunDir, other: RunDir | None, progress: RankProgress | None) -> No
         st.rerun()
 
 
-@st.fragment(run_every=LOOK_S)
+@fragment(run_every=LOOK_S)
 def _wait(run: RunDir, other: RunDir | None) -> None:
     progress = measure.look(run, other)
     if not isinstance(progress, RankProgress) or progress.error:

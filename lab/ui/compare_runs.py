@@ -16,6 +16,7 @@ from lab.runs.metric_series import series_of
 from lab.runs.outcomes import outcome
 from lab.runs.status import status
 from lab.ui import colours, links, titles
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, plain
 
 SEEN, OF = "compare.seen", "compare.of"
@@ -195,7 +196,7 @@ def watch(runs: list[RunDir]) -> None:
     if all(status(run).has_ended for run in runs):
         return
 
-    @st.fragment(run_every=LOOK_S)
+    @fragment(run_every=LOOK_S)
     def look() -> None:
         if _progress(runs) != before:
             st.rerun()

@@ -15,6 +15,7 @@ from lab.formatting import duration
 from lab.paths import RunDir
 from lab.ui import colours, titles
 from lab.ui.compare_runs import name_of, plain_name
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_lines, escape_markdown, plain, run_action
 
 LOOK_S = 1.0
@@ -72,7 +73,7 @@ def _measure(shown: list[Contestant], scored: list[ScoredSet]) -> None:
             run_action(lambda: score_job.start(runs, chosen))
 
 
-@st.fragment(run_every=LOOK_S)
+@fragment(run_every=LOOK_S)
 def _wait(runs: list[RunDir]) -> None:
     job = score_job.record(runs)
     if job is None or not job.is_active:

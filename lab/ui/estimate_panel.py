@@ -16,6 +16,7 @@ from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import chart_style, hub_fields, memory_charts
 from lab.ui.chart_style import View, figure, is_dark
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.waiting import BackgroundJob
 
@@ -69,7 +70,7 @@ def panel(spec: dict[str, Any], side: str = "") -> None:
     job.look(f"forecast {side}")
     was_complete = job.is_complete
 
-    @st.fragment(run_every=None if was_complete else 1.0)
+    @fragment(run_every=None if was_complete else 1.0)
     def answer() -> None:
         job = job_for(spec)
         job.look(f"forecast {side}")

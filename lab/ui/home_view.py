@@ -13,6 +13,7 @@ from lab.runs.index import RunSummary
 from lab.runs.outcomes import Outcome, outcome
 from lab.runs.run_progress import run_progress
 from lab.ui import colours, end_card, links, run_state, submit, titles
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_lines, escape_markdown, tell
 from lab.ui.runs_view import folder
 
@@ -71,7 +72,7 @@ def journey() -> None:
     """Four cards. Drawn again every two seconds while the newest run goes on."""
     run = newest()
     goes_on = run is not None and not run.entry.status.has_ended
-    st.fragment(_cards, run_every=2.0 if goes_on else None)(goes_on)
+    fragment(_cards, run_every=2.0 if goes_on else None)(goes_on)
 
 
 def _cards(goes_on: bool) -> None:

@@ -8,6 +8,7 @@ from lab import formatting
 from lab.data import catalog, hub
 from lab.hub import credentials, repository
 from lab.hub.progress import DownloadForecast
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
 TOKEN_HELP = (
@@ -53,7 +54,7 @@ def fetch_panel(dataset_id: str) -> None:
         st.rerun()
 
 
-@st.fragment(run_every=1.0)
+@fragment(run_every=1.0)
 def _fetching(hub_id: hub.HubId) -> None:
     state = hub.state_of(hub_id)
     if state.state != "fetching":

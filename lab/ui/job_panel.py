@@ -9,6 +9,7 @@ import streamlit as st
 
 from lab import background_job, formatting
 from lab.background_job import JobRecord
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 LOOK_S = 1.0
@@ -20,7 +21,7 @@ def follow(file: Path, stop_key: str, show: Callable[[JobRecord], None]) -> bool
     first = background_job.read(file)
     was_active = first is not None and first.is_active
 
-    @st.fragment(run_every=LOOK_S if was_active else None)
+    @fragment(run_every=LOOK_S if was_active else None)
     def look() -> None:
         job = background_job.read(file)
         if job is None:

@@ -25,7 +25,8 @@ def switch(name: str, query: dict[str, str] | None = None) -> None:
 
     The timers of the browser ask for the fragments of the old page until it hears of the new one.
     Streamlit would answer that after the new page is drawn, and the browser would clear it for the
-    old one: a white page. A request for a fragment that is not stored is ignored.
+    old one: a white page. A request for a fragment that is not stored is ignored, and no fragment
+    of the new page has the ID of an old one (`fragments`).
     """
     context = get_script_run_ctx()
     if context is not None:

@@ -20,6 +20,7 @@ from lab.models.model_list import ListedModel
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
 from lab.ui import form
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import BackgroundJob
 
@@ -164,7 +165,7 @@ def _catalogue(text: str) -> str | None:
     only_fitting = row.toggle("Only what fits here", key="pick.fits")
     job = _needs_job()
 
-    @st.fragment(run_every=None if job.is_complete else 1.0)
+    @fragment(run_every=None if job.is_complete else 1.0)
     def table() -> None:
         job = _needs_job()
         job.look("picker")
@@ -258,7 +259,7 @@ def _hub(text: str) -> str | None:
         return None
     job = _searches.get_or(text, lambda: SearchJob(text).start(), is_stale=lambda job: job.is_stale)
 
-    @st.fragment(run_every=None if job.is_complete else 1.0)
+    @fragment(run_every=None if job.is_complete else 1.0)
     def results() -> None:
         job.look("picker.hub")
         _results(job)

@@ -49,13 +49,13 @@ _drawn: Recent[tuple[str, str, View], tuple[Any, Charts]] = Recent(24)
 
 def controls(run: RunDir) -> View:
     """How to look at the charts; kept while the session lasts."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         by = st.segmented_control(
             "X axis", list(AXES), format_func=TITLES.get, default="step", key="monitor.by",
             required=True, persist_state="session",
         )  # fmt: skip
         smoothing = st.slider(
-            "Smoothing", 0.0, 0.95, 0.6, 0.05, key="monitor.smooth", width=140,
+            "Smoothing", 0.0, 0.95, 0.6, 0.05, key="monitor.smooth", width=110,
             persist_state="session",
         )  # fmt: skip
         _choose_overlay(run)
@@ -82,7 +82,7 @@ def _choose_overlay(run: RunDir) -> None:
 
     st.selectbox(
         "Overlay a run", list(names), index=None, key=OVERLAY, format_func=names.get,
-        on_change=change, placeholder="none", width=190,
+        on_change=change, placeholder="none", width=160,
     )  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def figures(run: RunDir) -> None:
     if train.has("perf/mfu"):
         share = train.last("perf/mfu")
         values.insert(3, ("MFU", "–" if share is None else formatting.percent(share), None))
-    grid = st.grid(len(values) + 1, min_column_width=135, gap="small")
+    grid = st.grid(len(values) + 1, min_column_width=118, gap="small")
     for name, value, delta in values:
         grid.metric(name, value, delta, delta_color="inverse")
     runtime = expected(run, train.last("step"), train.last("seconds"))

@@ -11,6 +11,7 @@ from lab.errors import LabError
 from lab.runs import index, supervisor_start
 from lab.runs.run_progress import run_progress
 from lab.ui import colours
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, user_errors
 
 ICONS = {
@@ -29,7 +30,7 @@ def show() -> None:
         supervisor_start.ensure_if_waiting()
     if index.unfinished_runs() or st.session_state["notices.seen"]:
         with st.sidebar:
-            st.fragment(_list, run_every=3.0)()
+            fragment(_list, run_every=3.0)()
 
 
 def _list() -> None:
@@ -47,11 +48,14 @@ def _list() -> None:
     for run in active:
         entry = index.entry(run)
         name = f"{colours.dot(entry.colour)} {escape_markdown(entry.name or run.id)}"
-        st.page_link(
-            str(paths.ROOT / "pages" / "monitor.py"),
-            label=f"{name} · {formatting.percent(run_progress(run).fraction)}",
-            query_params={"run": run.id},
-        )
+        # Streamlit marks every link to the page that is open, whatever its parameters
+        is_shown = st.query_params.get("run") == run.id
+        with st.container(key=f"{'shown' if is_shown else 'elsewhere'}-{run.id}"):
+            st.page_link(
+                str(paths.ROOT / "pages" / "monitor.py"),
+                label=f"{name} · {formatting.percent(run_progress(run).fraction)}",
+                query_params={"run": run.id},
+            )
 
 
 def _tell(run_id: str) -> None:

@@ -16,6 +16,7 @@ from lab.preflight.client import planner
 from lab.recent import Recent
 from lab.runs import colours as run_colours
 from lab.ui import colours, links, race_form, submit
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.waiting import BackgroundJob, wait
 
@@ -115,7 +116,7 @@ def _poll(checks: dict[str, ContestantCheck]) -> None:
     """Draw the page again when another check has ended."""
     open_checks = sum(not check.is_complete for check in checks.values())
 
-    @st.fragment(run_every=1.0 if open_checks else None)
+    @fragment(run_every=1.0 if open_checks else None)
     def look() -> None:
         for index, check in enumerate(checks.values()):
             check.look(f"race {index} poll")

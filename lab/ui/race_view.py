@@ -14,6 +14,7 @@ from lab.runs import ladder, queue
 from lab.runs.metric_series import series_of
 from lab.ui import chart_style, colours, compare_export, links, race_form, run_state
 from lab.ui.chart_style import End, View, figure, finish, is_dark, level, line
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 AXES = {"tokens": "tokens", "seconds": "seconds", "flops": "flops", "steps": "step"}
@@ -30,10 +31,10 @@ def show(race: Race) -> None:
     goes_on = not race_file.has_ended(race_file.cells(race))
     if race.question:
         st.markdown(escape_markdown(race.question))
-    st.fragment(_state, run_every=2.0 if goes_on else None)(race, goes_on)
+    fragment(_state, run_every=2.0 if goes_on else None)(race, goes_on)
     if not goes_on:
         _verdict(race)
-    st.fragment(_curves, run_every=5.0 if goes_on else None)(race)
+    fragment(_curves, run_every=5.0 if goes_on else None)(race)
     for text in (*race.left_out, *race.notes):
         st.caption(f":material/info: {escape_markdown(text)}")
 

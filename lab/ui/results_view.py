@@ -15,6 +15,7 @@ from lab.runs import index
 from lab.spec import RunSpec
 from lab.ui import cards as shared_cards
 from lab.ui import colours, downloads, links, run_picker, titles
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 LOOK_S = 1.0
@@ -72,7 +73,7 @@ def cards(run: RunDir) -> None:
     """What can be taken away; while an export is made, they are drawn again and again."""
     was_active = exports.active(run) is not None
 
-    @st.fragment(run_every=LOOK_S if was_active else None)
+    @fragment(run_every=LOOK_S if was_active else None)
     def look() -> None:
         grid = st.grid(3, min_column_width=260, border=True)
         with grid.cell():

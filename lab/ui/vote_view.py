@@ -12,6 +12,7 @@ from lab.compare import votes
 from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VotePrompt, VoteSession
 from lab.errors import LabError
 from lab.ui import chat_turns, chat_view, vote_outcome, vote_setup
+from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action, user_errors
 from lab.ui.safe_markdown import safe_markdown
 
@@ -181,7 +182,7 @@ def _ask_ahead(session: VoteSession, index: int) -> None:
 def _wait(session_id: str, index: int, conversation: str) -> None:
     """Nothing is shown until all have answered: who is first would tell who is who."""
 
-    @st.fragment(run_every=chat_turns.LOOK_S)
+    @fragment(run_every=chat_turns.LOOK_S)
     def look() -> None:
         with user_errors():
             chat = client.view(conversation)

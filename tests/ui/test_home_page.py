@@ -13,7 +13,7 @@ from lab.errors import LabError
 from lab.paths import RunDir
 from lab.preflight import doctor
 from lab.runs import index
-from lab.ui import cards, home_view, links
+from lab.ui import cards, fragments, home_view, links
 from tests.ui.conftest import Page, words
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
@@ -36,7 +36,7 @@ class HomeScreen(Screen):
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> HomeScreen:
     screen = HomeScreen()
-    for module in (home_view, links):
+    for module in (home_view, links, fragments):
         monkeypatch.setattr(module, "st", screen)
     monkeypatch.setattr("lab.ui.markdown_safety.st", screen)
     return screen

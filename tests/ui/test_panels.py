@@ -113,6 +113,10 @@ def test_running_work_leads_to_its_monitor(sidebar: Screen) -> None:
     assert link["label"] == f":{colour}[●] busy · 0 %", "of the whole run, which has just begun"
     assert link["query_params"] == {"run": run.id}
     assert sidebar.session_state["notices.seen"] == [run.id], "its end will be told"
+    sidebar.query_params["run"] = run.id
+    notices._list()
+    marks = [named["key"] for named in sidebar.named("container")]
+    assert marks == [f"elsewhere-{run.id}", f"shown-{run.id}"], "Monitor marks the run it shows."
 
 
 def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
