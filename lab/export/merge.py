@@ -82,6 +82,8 @@ def merge(
     `tell` gets each phase in words. Raises LabError.
     """
     check(run, target, precision)
+    import torch
+
     from lab.train import proof as read_back
 
     spec = RunSpec.of_run(run)
@@ -91,11 +93,13 @@ def merge(
     template_lock.enforce_files(loaded.receipt, run.artifact)
     model = loaded.model
     embeddings = model.get_input_embeddings().weight
+    device, dtype = embeddings.device, embeddings.dtype
     kind = "4 bits, dequantised" if weights.is_quantised(model) else _name(embeddings.dtype)
     written_as = _name(embeddings.dtype) if precision == "auto" else precision
     tell("reading the rows of the proof")
     rows, rows_from = merge_proof.probe_rows(spec, loaded.receipt, model, loaded.tokenizer)
-    before = read_back.answers(model, rows)
+    with merge_proof.in_float32(model) as is_float32:
+        before = read_back.answers(model, rows)
     try:
         paths.make_folder(target.parent)
         # a name that nobody can have made before, for this account alone
@@ -110,13 +114,14 @@ def merge(
             (aside / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run.artifact / name, aside / name)
         stop_tokens.write(aside, loaded.tokenizer, merged)
-        device, dtype = embeddings.device, embeddings.dtype
         read_back.release(merged)  # two models never stand beside each other
         tell("proving the merged model")
-        after = read_back.answers(_read(aside, device, dtype), rows)
+        computed_in = torch.float32 if is_float32 else dtype
+        after = read_back.answers(_read(aside, device, computed_in), rows)
         proof = merge_proof.compare(
             before, after, rows=len(rows), rows_from=rows_from, base=kind,
             dtype="bfloat16" if "bfloat16" in (written_as, _name(dtype)) else "float32",
+            computed_in=_name(computed_in),
         )  # fmt: skip
         if proof.verdict == "refused":
             raise LabError(

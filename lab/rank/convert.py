@@ -8,6 +8,7 @@ are; how far it answers otherwise, and the loss on the held-out rows before and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def convert(
     loaded = lora_form.load(run, base)
     tokenizer = chat_models.prompt_terms(chat_models.parse(f"run:{run.id}")).tokenizer
     rows, rows_from = merge_proof.probe_rows(spec, receipt, loaded, tokenizer)
-    before = proof.answers(loaded, rows)
+    with merge_proof.in_float32(loaded) as has_room:
+        before = proof.answers(loaded, rows)
     tell("decomposing the updates")
     if lora_form.why_not(run):
         form = decompose.decompose(run, base, float(energy))
@@ -101,10 +103,12 @@ def convert(
         form = lora_form.convert(run, loaded, float(energy))
     del loaded
     model = form.put_on(base, ADAPTER)
-    after = proof.answers(model, rows)
+    with merge_proof.in_float32(model) if has_room else nullcontext(False) as is_float32:
+        after = proof.answers(model, rows)
     distance = merge_proof.compare(
         before, after, rows=len(rows), rows_from=rows_from, base="as trained",
         dtype="bfloat16" if is_narrow else "float32",
+        computed_in="float32" if is_float32 or not is_narrow else "bfloat16",
     )  # fmt: skip
     tell("writing and proving")
     modules = sorted({name.rpartition(".")[2] for name in form.ranks})

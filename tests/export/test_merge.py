@@ -19,6 +19,7 @@ from lab.errors import LabError
 from lab.export import merge as merging
 from lab.export import merge_proof
 from lab.paths import RunDir
+from lab.train.proof import answers as proof_answers
 from tests.conftest import run_here
 
 
@@ -41,12 +42,65 @@ def test_one_logit_that_rises_or_falls_is_seen(apart: float) -> None:
     assert other.verdict == "refused", "Another vocabulary."
 
 
-def test_sixteen_bits_warn_beyond_a_bound_and_refuse_far_beyond_it() -> None:
+@pytest.mark.parametrize(("computed_in", "times"), [("float32", 1), ("bfloat16", 10)])
+def test_sixteen_bits_warn_beyond_a_bound_and_refuse_far_beyond_it(
+    computed_in: str, times: int
+) -> None:
     verdicts = []
     for kl in (0.5e-3, 5e-3, 5e-2, float("nan")):
-        proof = merge_proof.MergeProof("bfloat16", 0.1, 0.01, 1.0, kl, 8, 1, "held-out", "x")
+        figures = (0.1, 0.01, 1.0, times * kl, 8, 1, "held-out", "x", computed_in)
+        proof = merge_proof.MergeProof("bfloat16", *figures)
+        assert proof.sentence.endswith(f"computed in {computed_in}")
         verdicts.append(proof.verdict)
     assert verdicts == ["equal", "differs", "refused", "refused"]
+
+
+def test_a_model_of_sixteen_bits_computes_in_float32_for_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 its sums are rounded too, by more than its weights."""
+    make_model(tmp_path / "model", width=64)
+    wide = LlamaForCausalLM.from_pretrained(tmp_path / "model").eval()
+    narrow = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16).eval()
+    rounded = {name: weight.clone() for name, weight in narrow.state_dict().items()}
+    wide.load_state_dict(narrow.state_dict())
+    rows = [[5, 9, 2, 7] * 8]
+    exact = proof_answers(wide, rows)
+    assert not torch.equal(proof_answers(narrow, rows), exact)
+    with merge_proof.in_float32(narrow) as is_float32:
+        assert is_float32 and torch.equal(proof_answers(narrow, rows), exact)
+    after = narrow.state_dict()
+    assert after.keys() == rounded.keys()
+    for name, weight in after.items():
+        assert weight.dtype == torch.bfloat16 and torch.equal(weight, rounded[name]), name
+    more = 2 * sum(weight.numel() for weight in narrow.parameters())
+    for free, expected in ((more, False), (2 * more, True)):
+        monkeypatch.setattr(merge_proof, "_free", lambda device, free=free: free)
+        with merge_proof.in_float32(narrow) as is_float32:
+            assert is_float32 is expected, "Where the memory is too small it stays as it is."
+            kind = torch.float32 if expected else torch.bfloat16
+            assert {weight.dtype for weight in narrow.parameters()} == {kind}
+
+
+def test_a_result_on_a_base_of_sixteen_bits_is_proven_in_float32(
+    trained: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As results are on a GPU; where there is no room, both compute in bfloat16."""
+    named = merging.chat_models.parse(f"run:{trained[1].id}")
+    load = merging.chat_models.load
+    source = merging.catalog.resolve(named.base)
+
+    def on_bfloat16(named: Any) -> Any:
+        return load(named, base=merging.weights.load_model(source, torch.bfloat16))
+
+    monkeypatch.setattr(merging.chat_models, "load", on_bfloat16)
+    roomy = merging.merge(trained[1], tmp_path / "roomy").proof
+    assert (roomy["dtype"], roomy["computed_in"]) == ("bfloat16", "float32")
+    assert roomy["verdict"] == "equal" and roomy["bounds"]["spread"] == 0.25
+    monkeypatch.setattr(merge_proof, "_free", lambda device: 0)
+    tight = merging.merge(trained[1], tmp_path / "tight").proof
+    assert (tight["dtype"], tight["computed_in"]) == ("bfloat16", "bfloat16")
+    assert tight["verdict"] == "equal" and tight["bounds"]["spread"] == 0.5
 
 
 MERGEABLE = sorted(method.name for method in methods.all_methods() if method.can_merge)
