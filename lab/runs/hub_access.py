@@ -18,6 +18,7 @@ from typing import Any
 
 from lab import paths
 from lab.atomic_files import part, read_object
+from lab.data import catalog
 from lab.errors import LabError
 from lab.hub import credentials, repository
 from lab.paths import RunDir
@@ -30,8 +31,12 @@ ANSWER_S = 15.0  # for a supervisor that is just starting
 def is_needed(run: RunDir) -> bool:
     """Whether the run reads from the Hub, and there is anything to tell its worker of it."""
     spec = read_object(run.spec) or {}
-    ids = (str(spec.get("model")), str(part(spec, "data").get("dataset")).partition(":")[0])
-    return any(map(repository.is_id, ids)) and credentials.access_line() is not None
+    data = part(spec, "data")
+    sets = (data.get(name) for name in ("dataset", "eval_dataset", "general_dataset"))
+    reads_hub = repository.is_id(str(spec.get("model"))) or any(
+        catalog.is_on_hub(name) for name in sets if isinstance(name, str)
+    )
+    return reads_hub and credentials.access_line() is not None
 
 
 def hand_over(run: RunDir) -> None:

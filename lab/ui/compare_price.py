@@ -25,8 +25,10 @@ def price(shown: list[Contestant]) -> float:
 
 
 def current(shown: list[Contestant]) -> float:
-    """The price without its field."""
-    return float(st.session_state.get(PRICE, 0.0) or 0.0) or _of_card(shown)
+    """The price without its field; one that a person has set to zero shows no cost."""
+    if PRICE in st.session_state:
+        return float(st.session_state[PRICE] or 0.0)
+    return _of_card(shown)
 
 
 def _of_card(shown: list[Contestant]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting, methods, schema
-from lab.atomic_files import part, read_object
+from lab.atomic_files import read_object
 from lab.checked_run import read_forecast
 from lab.forecasts import rows_in_words
 from lab.paths import RunDir
@@ -91,7 +91,8 @@ def settings_table(stored: dict[str, Any], *, everything: bool = False) -> list[
     """{Setting, Value, Default} of a stored spec: what was asked for otherwise than the default,
     with the value that it had in the run."""
     resolved = RunSpec.from_stored(stored)
-    requested = RunSpec.from_stored(part(stored, "asked")) if stored.get("asked") else resolved
+    requested_spec = RunSpec.requested(stored)
+    requested = RunSpec.from_stored(requested_spec) if requested_spec else resolved
     rows = []
     for title, value, requested_value, default in _fields(resolved, requested):
         if everything or requested_value != default:

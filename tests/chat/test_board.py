@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from lab.atomic_files import sha256_of
 from lab.chat import client, conversations, examples, repeat
 from lab.chat import models as chat_models
 from lab.chat.conversations import Answer, Chat, Turn
-from lab.chat.engine.board import Board
+from lab.chat.engine.board import Board, PendingTurn
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.models import PromptTerms
+from lab.chat.settings import GenerationSettings
 from lab.chat.side_by_side import prompt_warning
 from lab.data import rendering
 from lab.errors import LabError
@@ -224,8 +226,31 @@ def test_an_answer_is_made_anew(board: Board, names: list[str]) -> None:
     assert again.answers[names[0]] == first.answers[names[0]], "The other one stays as it was."
     assert again.answers[names[1]].token_ids == first.answers[names[1]].token_ids
     assert again.answers[names[1]].started != first.answers[names[1]].started
+    board.ask(conversation.id, "And now?", SETTINGS | {"max_tokens": 3}, names[:1])
+    until_over(board, conversation.id)
+    board.answer_again(conversation.id, None)
+    last = until_over(board, conversation.id).turns[1].answers[names[0]]
+    assert last.receipt["max_new_tokens"] == 3, "a turn is answered again with its own settings"
     with pytest.raises(LabError, match="no answer of run:x"):
         board.answer_again(conversation.id, ["run:x"])
+
+
+@pytest.mark.parametrize(
+    ("finish", "tokens", "end"),
+    [("length", 4, "context"), ("length", 3, "length"), ("stop", 4, "stop"),
+     ("stopped", 4, "stopped")],
+)  # fmt: skip
+def test_the_context_ends_what_did_not_end_before(finish: str, tokens: int, end: str) -> None:
+    decoding = SimpleNamespace(
+        started=1.0, ended=2.0, first_token=1.5, kept_tokens=0, token_ids=[7] * tokens,
+        log_probabilities=[-1.0] * tokens, text="", error=None, finish=finish,
+        tokenizer=SimpleNamespace(decode=str),
+    )  # fmt: skip
+    pending: Any = SimpleNamespace(decoding=decoding, room=4, receipt=dict)
+    answer = Answer()
+    settings = GenerationSettings()
+    PendingTurn("", 0, settings, {"base:x": answer}, pending={"base:x": pending}).update()
+    assert answer.finish == end
 
 
 def test_what_one_model_fails_at_is_its_answer(

@@ -97,6 +97,8 @@ def test_a_branch_keeps_the_old_conversation(lab_home: Path) -> None:
     [
         (Answer(text="yes", finish="stop"), True),
         (Answer(text="", finish="stop"), True),
+        (Answer(text="", finish="length"), True),
+        (Answer(text="", finish="context"), True),
         (Answer(text="half", finish="stopped"), True),
         (Answer(text="half", finish="interrupted"), True),
         (Answer(text="", finish="stopped"), False),
@@ -134,6 +136,17 @@ def test_models_of_a_conversation_are_one_to_four_and_different(lab_home: Path) 
 def test_it_is_taken_away_as_markdown(lab_home: Path) -> None:
     text = conversations.as_markdown(chat_with(Answer(text="Wren", finish="length")))
     assert "# Question 0" in text and "**base:org/a** (length):" in text and "Wren" in text
+    answers = (Answer(finish="failed", error="No memory."), Answer(text="Ha", finish="stopped"))
+    text = conversations.as_markdown(chat_with(*answers))
+    assert "**base:org/a** (failed):\n\nNo memory." in text, "why there is no answer"
+    assert "**base:org/a** (stopped):\n\nHa" in text, "it is not whole"
+
+
+def test_the_conversation_that_was_changed_last_comes_first(lab_home: Path) -> None:
+    older, newer = chat_with(), chat_with()
+    conversations.rename(older.id, "goes on")
+    listed = [chat.id for chat in conversations.all_conversations()]
+    assert listed == [older.id, newer.id]
 
 
 def test_a_title_is_one_line_and_short(lab_home: Path) -> None:

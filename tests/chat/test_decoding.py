@@ -6,6 +6,7 @@ import copy
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -178,6 +179,13 @@ def test_an_answer_ends_before_its_stop_string(base: Any, tokenizer: Any) -> Non
         assert answer.finish == "stop" and answer.text == text.split(string)[0]
         assert "".join(pieces) == answer.text, "The stop string is not shown in passing."
         assert len(answer.token_ids) < 60
+
+
+def test_of_two_stop_strings_in_one_token_the_first_in_the_text_ends_the_answer() -> None:
+    spelled = SimpleNamespace(decode=lambda ids, **_: "yes one two")
+    answer = decoding(None, spelled, replace(SAMPLED, stop=("two", "one")))
+    answer.add(5)
+    assert answer.finish == "stop" and answer.text == "yes ", "whichever is named first"
 
 
 def test_an_adapter_answers_beside_its_base_as_alone(

@@ -109,6 +109,12 @@ def test_the_receipt_is_of_what_was_asked(tokenizer: Any, words: list[int]) -> N
     again = say(Scripted([]), tokenizer, system_prompt="Be odd.", seed=3)["receipt"]
     other = say(Scripted([]), tokenizer, system_prompt="Be even.", seed=3)["receipt"]
     assert first["prompt_hash"] == again["prompt_hash"] != other["prompt_hash"]
+    how = {
+        "seed": 5, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1,
+        "max_new_tokens": 3,
+    }  # fmt: skip
+    receipt = say(model, tokenizer, stop=("one", "two"), **how)["receipt"]
+    assert {key: receipt[key] for key in how} == how and receipt["stop"] == ["one", "two"]
 
 
 def test_leaving_an_answer_stops_the_model(tokenizer: Any, words: list[int]) -> None:

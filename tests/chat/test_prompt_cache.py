@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from lab.chat import models as chat_models
 from lab.chat.engine import prompt_cache, together
 from lab.chat.engine.decoding import Decoding
 from lab.chat.engine.loaded_models import LoadedModels
-from lab.chat.engine.prompt_cache import BLOCK, KeptPrompts
+from lab.chat.engine.prompt_cache import BLOCK, KeptPrompt, KeptPrompts
 from lab.chat.settings import GenerationSettings
 from lab.models import catalog, weights
 from lab.paths import RunDir
@@ -118,6 +119,17 @@ def test_another_conversation_takes_what_is_equal_and_no_more(
     for seed in range(prompt_cache.CACHE_SIZE + 2):
         answer(model, tokenizer, prompt(BLOCK + 9, seed + 5), memory)
     assert len(memory.prompts) == prompt_cache.CACHE_SIZE, "The oldest goes."
+
+
+@pytest.mark.parametrize("blocks", [(3, 1), (1, 3)])
+def test_of_what_is_kept_the_longest_beginning_is_taken(blocks: tuple[int, int]) -> None:
+    ids = list(range(4 * BLOCK))
+    cropped: list[int] = []
+    cache: Any = SimpleNamespace(crop=cropped.append, get_seq_length=lambda: 3 * BLOCK)
+    prompts = [KeptPrompt(ids[: count * BLOCK], cache) for count in blocks]
+    memory = KeptPrompts(list(prompts))
+    assert memory.take(ids, 4 * BLOCK)[1] == 3 * BLOCK and cropped == [0]
+    assert memory.prompts == [prompts[blocks.index(1)]], "whoever reads on with it changes it"
 
 
 def test_models_that_decode_together_keep_their_own(variants: list[Any], tokenizer: Any) -> None:

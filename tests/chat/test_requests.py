@@ -181,6 +181,14 @@ def test_null_means_the_default_and_bounds_themselves_are_allowed() -> None:
     }  # fmt: skip
 
 
+def test_the_newer_name_of_the_length_gives_way_to_the_older() -> None:
+    from lab.chat import requests
+
+    body = {"model": MODEL, "messages": HI, "max_completion_tokens": 5}
+    assert requests.read_request(body)["max_tokens"] == 5
+    assert requests.read_request(body | {"max_tokens": 9})["max_tokens"] == 9
+
+
 def test_a_body_without_an_end_is_not_kept() -> None:
     blocks: list[bytes] = []
 

@@ -47,6 +47,8 @@ def test_values_between_evaluations_are_interpolated_and_ranked() -> None:
 def test_beyond_its_end_a_run_has_no_value() -> None:
     first, second = standings({"a": A, "b": B}, 5.0)
     assert first.id == "b" and (second.id, second.ended_at, second.value) == ("a", 4.0, 2.4)
+    order = [each.id for each in standings({"a": A, "b": B}, 9.0, HIGHER)]
+    assert order == ["b", "a"], "where more is better, the highest of those that ended comes first"
 
 
 def test_the_lead_changes_where_the_curves_cross_and_not_where_one_ends() -> None:
@@ -187,3 +189,6 @@ def test_settings_stand_under_their_titles_and_say_whether_they_differ() -> None
     assert rows["train.learning_rate"].values == ("2e-4", "2e-5")
     assert rows["train.learning_rate"].title == "Learning rate"
     assert not rows["train.seed"].differs and "name" not in rows
+    seeds = contestants([record(f"a{seed}ab", seed=seed) for seed in (1, 2)])
+    (row,) = [each for each in setting_rows(seeds) if each.key == "train.seed"]
+    assert row.values == ("1, 2",), "those of all of its runs"

@@ -13,7 +13,7 @@ from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_file import ClaimTest, Race, RaceRun
 from lab.compare.race_scores import RaceScores
 from lab.errors import LabError
-from lab.paths import RunDir
+from lab.paths import RunDir, run_dir
 from lab.runs import ladder
 from lab.runs.ladder import Ladder, LadderChoice
 from tests.compare.recorded import record
@@ -90,6 +90,9 @@ def test_scores_decide_where_a_claim_names_one(forgetful: Race) -> None:
     }
     ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, unsure))
     assert ruling.verdict == "open" and "No difference shown" in ruling.sentence
+    fewer = dict(list(models.items())[:3])
+    ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, fewer))
+    assert "one seed each" in ruling.sentence, "b was scored with one"
     write_json(race_scores.file_of(forgetful), {"models": models, "dataset": "s", "questions": 9})
     figures = race_outcome.evidence_of(forgetful).contestants[0].seeds[1].figures
     assert figures["token_f1"] == 0.82
@@ -104,6 +107,11 @@ def test_evidence_holds_what_the_runs_say(forgetful: Race) -> None:
     assert outcome.contestants[1].mean("forgetting") == pytest.approx(0.11)
     assert outcome.outcome.startswith("a has the lowest evaluation loss: 2.0")
     assert outcome.code == forgetful.code
+    first_run = run_dir(forgetful.runs[0].run)
+    write_json(first_run.process, {"time": 1000.0})
+    write_json(first_run.result, {"state": "done", "ended": 1090.0})
+    outcome = race_outcome.evidence_of(forgetful)
+    assert outcome.minutes == 1.5, "ninety seconds of its worker"
     assert [each.id for each in race_outcome.keep_ended()] == [forgetful.id]
     assert race_outcome.keep_ended() == [], "Once."
     assert evidence.all_evidence()[0] == outcome or len(evidence.all_evidence()) > 1
@@ -136,6 +144,9 @@ def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
     )
     racing = race_outcome.finishers(race)
     assert [each.name for each in racing] == ["a, best of 3", "a"]
+    listed = race_outcome.evidence_of(race).contestants
+    assert [each.settings["train.learning_rate"] for each in listed] == [1e-3, 1e-4]
+    assert race_file.compared_runs(race) == [tuned, default]
     test = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-4))
     assert race_outcome.claim_verdict(test, racing).verdict == "off", "2.1 at 1e-3, 2.4 at 1e-4."
     wide = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-3))
@@ -147,3 +158,13 @@ def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
     assert ruling.verdict == "confirmed" and ruling.value == 1e-4, "Not what the probes chose."
     write_json(tuned.ladder_choice, json.loads(json.dumps(vars(LadderChoice(1e-4, {})))))
     assert [each.name for each in race_outcome.finishers(race)] == ["a"], "Not trained twice."
+    assert race_file.compared_runs(race) == [default]
+
+
+def test_what_is_left_is_known_where_every_run_has_a_forecast() -> None:
+    first, second = record("aaaa", state=None), record("bbbb", state=None)
+    race = race_of((first, "a", 0, "default"), (second, "b", 0, "default"))
+    write_json(first.estimate, {"pace": {"seconds": 60.0}})
+    assert race_file.seconds_left(race, race_file.cells(race)) is None
+    write_json(second.estimate, {"pace": {"seconds": 40.0}})
+    assert race_file.seconds_left(race, race_file.cells(race)) == 100.0

@@ -44,7 +44,8 @@ def test_the_rates_of_a_ladder_are_around_the_default() -> None:
 
 
 def test_probes_are_short_and_come_first() -> None:
-    planned = race_start.plan({"a": checked("a"), "b": checked("b", 1e-2)}, seeds=2, rungs=3)
+    second = checked("b", 1e-2, forgetting_probe="on")
+    planned = race_start.plan({"a": checked("a"), "b": second}, seeds=2, rungs=3)
     roles = [(each.role, each.contestant, each.seed) for each in planned]
     assert roles[:6] == [("probe", "a", 0)] * 3 + [("probe", "b", 0)] * 3
     assert roles[6:] == [
@@ -54,6 +55,7 @@ def test_probes_are_short_and_come_first() -> None:
     probe = planned[4].spec.train
     assert (probe.max_tokens, probe.learning_rate) == (300, 1e-2)
     assert (probe.eval_steps, probe.save_steps, probe.sample_steps) == (0, 0, 0)
+    assert probe.forgetting_probe == "off", "its figures would be read by nobody"
     assert planned[4].requested["train"]["learning_rate"] == 1e-2
     assert planned[-1].spec.train.max_tokens == 1000
     total = race_start.forecast(planned)
@@ -64,6 +66,15 @@ def test_probes_are_short_and_come_first() -> None:
     assert epochs[0].spec.train.epochs == pytest.approx(0.6)
     unknown = replace(checked("a"), forecast=Forecast())
     assert race_start.forecast(race_start.plan({"a": unknown}, 1, 0)).seconds is None
+
+
+def test_a_forecast_is_measured_where_all_of_its_parts_are() -> None:
+    rough = checked("a")
+    assert rough.forecast.runtime is not None
+    runtime = replace(rough.forecast.runtime, is_measured=True)
+    measured = replace(rough, forecast=replace(rough.forecast, runtime=runtime))
+    for runs, is_measured in (({"a": measured}, True), ({"a": measured, "b": rough}, False)):
+        assert race_start.forecast(race_start.plan(runs, 1, 0)).is_measured is is_measured
 
 
 def test_equal_steps_say_whom_they_favour() -> None:

@@ -133,6 +133,19 @@ def test_answers_of_other_weights_and_of_deleted_runs_do_not_count() -> None:
     assert f"run:{second.id}" in sheet.models
 
 
+def test_of_one_set_the_scores_of_most_models_are_shown_and_of_as_many_the_newest() -> None:
+    first, second = record("aaaa", "A"), record("bbbb", "B", "full")
+    both = contestants([first, second])
+    score_run(first, FIRST, BASE)
+    score_run(second, SECOND)
+    score_run(first, FIRST[:4], BASE[:4])
+    (scored,) = scored_sets(both)
+    assert len(scored.sheet.questions) == 10 and len(scored.models) == 3, "the later has two"
+    score_run(second, SECOND[:4])
+    (scored,) = scored_sets(both)
+    assert len(scored.sheet.questions) == 4 and len(scored.models) == 3
+
+
 def test_the_base_under_another_template_is_asked_again() -> None:
     run = record("aaaa", "A")
     score_run(run, FIRST, BASE)

@@ -22,6 +22,7 @@ from lab.compare.verdict import (
 )
 from lab.paths import RunDir
 from lab.runs.held_out_losses import held_out_losses
+from lab.runs.status import ENDED
 from tests.compare.recorded import TOKENS, change_event, record, write_lines
 
 NOISE = np.array([0.1, -0.1, 0.05, -0.05, 0.0, 0.02, -0.02, 0.1, -0.1, 0.0])
@@ -107,11 +108,14 @@ def test_while_one_trains_they_are_compared_at_the_same_tokens(
     """B has had half of the tokens: A counts with what it had there, although it is lower now."""
     first = record("aaaa", "A", losses=(2.59, 2.2), tokens=1000)
     second = record("bbbb", "B", losses=(3.0, 2.49), tokens=500, state=None, learning_rate=0.5)
-    write_json(second.process, {"pid": 1})
+    third = record("cccc", "C", losses=(3.1, 2.9), state=None, learning_rate=0.1)
+    for run in (second, third):
+        write_json(run.process, {"pid": 1})
+        write_json(run.heartbeat, {"phase": "training"})
     monkeypatch.setattr("lab.runs.status.process.is_alive", lambda record: True)
-    monkeypatch.setattr(verdicts, "run_progress", lambda run: SimpleNamespace(left_s=180.0))
-    write_json(second.heartbeat, {"phase": "training"})
-    result = judge(first, second)
+    left = {second: 180.0, third: 60.0}  # the last one decides
+    monkeypatch.setattr(verdicts, "run_progress", lambda run: SimpleNamespace(left_s=left[run]))
+    result = judge(first, second, third)
     assert result.case == "training"
     assert result.headline == "B leads at the same tokens so far: 2.49 against 2.59."
     assert result.detail == "About 3 min 00 s left."
@@ -223,6 +227,19 @@ def test_runs_that_differ_in_their_seed_alone_are_one_contestant() -> None:
     ]  # fmt: skip
 
 
+def test_a_run_that_began_elsewhere_is_no_other_seed_of_the_same_settings() -> None:
+    first, second = record("aaaa", "x", seed=0), record("bbbb", "x", seed=1)
+    spec = read_object(second.spec) or {}
+    write_json(second.spec, spec | {"init_from_run": "run:of-yesterday"})
+    assert len(contestants([first, second])) == 2, "its weights come from another run"
+
+
+def test_a_run_without_a_step_has_no_time_and_no_flops_to_compare() -> None:
+    (each,) = contestants([record("aaaa", losses=())])
+    values = {key: each.value(key) for key in ("seconds", "flops")}
+    assert values == {"seconds": None, "flops": None}, "nothing beats a run that has not begun"
+
+
 def test_other_held_out_rows_are_never_paired() -> None:
     first, second = record("aaaa", "A"), record("bbbb", "B", losses=(3.0, 2.52))
     write_lines(
@@ -295,6 +312,39 @@ def test_other_examples_another_template_and_an_early_end_are_reasons() -> None:
     )
 
 
+@pytest.mark.parametrize("state", sorted(set(ENDED) - {"done"}))
+def test_every_end_before_the_plan_forbids_a_verdict(state: str) -> None:
+    runs = [record("aaaa", "A"), record("bbbb", "B", learning_rate=0.5, state=state)]
+    (reason,) = equal_terms(contestants(runs), name).unequal
+    assert reason.startswith("B ") and (state in reason or state == "stopped"), reason
+
+
+def test_arguments_of_the_template_and_a_run_that_held_nothing_out_are_reasons() -> None:
+    data = {"template_args": {"enable_thinking": False}}
+    runs = [record("aaaa", "A"), record("bbbb", "B", data=data, learning_rate=0.5)]
+    for run in runs:
+        change_event(run, "data", held_out_hash="")
+    assert equal_terms(contestants(runs), name).unequal == (
+        "They use different chat templates or system prompts.", "They held no examples out.",
+    )  # fmt: skip
+
+
+def test_examples_a_step_and_the_device_are_remarks() -> None:
+    sizes = [(8, 1), (2, 4), (4, 1)]
+    runs = [
+        record(letter * 4, letter, batch_size=rows, gradient_accumulation_steps=passes,
+               learning_rate=rate)
+        for letter, rate, (rows, passes) in zip("abc", (0.1, 0.2, 0.3), sizes, strict=True)
+    ]  # fmt: skip
+    for run, device in zip(runs, ("cpu", "cpu", "Card"), strict=True):
+        write_json(run.environment, {"device": device})
+    assert equal_terms(contestants(runs[:2]), name).remarks == (), "8 x 1 and 2 x 4 are equal"
+    assert equal_terms(contestants(runs[1:]), name).remarks == (
+        "Batch sizes differ: 8, 4.",
+        "They ran on different devices: time, memory and energy do not compare.",
+    )
+
+
 def test_a_run_that_goes_on_from_another_one_begins_elsewhere() -> None:
     first, second = record("aaaa", "A"), record("bbbb", "B", learning_rate=0.5)
     spec = read_object(second.spec) or {}
@@ -311,6 +361,13 @@ def test_packing_and_mixed_in_text_are_remarks() -> None:
     assert terms.unequal == () and terms.title == "Comparable with a remark"
     assert terms.remarks == ("Some mix general text in.", "Some pack several examples into a row.")
     assert "data order" not in terms.same and "held-out examples" in terms.same
+
+
+def test_other_seeds_are_a_remark_and_another_order_of_the_data() -> None:
+    runs = [record("aaaa", "A", seed=0), record("bbbb", "B", seed=1, learning_rate=0.5)]
+    terms = equal_terms(contestants(runs), name)
+    assert terms.remarks[0] == "Their seeds differ, and with them the order of the data."
+    assert "data order" not in terms.same, "the seed decides it"
 
 
 def test_default_rates_of_different_methods_are_a_remark() -> None:

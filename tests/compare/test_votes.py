@@ -264,13 +264,15 @@ def test_a_damaged_file_is_refused_with_the_reason(
 
 
 def test_decided_votes_become_preference_rows(lab_home: Path) -> None:
-    session = session_with("one", "two", "three", models=(A, B, C))
-    for place in range(3):
-        session.take_answers(place, answered("a", "b", "b", models=(A, B, C)))
+    session = session_with("one", "two", "three", "four", models=(A, B, C))
+    for place, last in enumerate(("b", "b", "b", " ")):  # an empty answer teaches nothing
+        session.take_answers(place, answered("a", "b", last, models=(A, B, C)))
+    session.vote(3, A)
     session.vote(0, B)
     session.vote(1, TIE)
     session.vote(2, A)
     assert votes.preference_rows(session) == [
         {"prompt": "one", "chosen": "b", "rejected": "a"},
         {"prompt": "three", "chosen": "a", "rejected": "b"},
+        {"prompt": "four", "chosen": "a", "rejected": "b"},
     ]

@@ -67,6 +67,12 @@ def test_an_answer_that_is_none_of_the_choices(answer: Any) -> None:
         turns({"question": "Which?", "choices": CHOICES, "answer": answer})
 
 
+def test_labels_of_choices_come_before_places() -> None:
+    labelled = {"text": CHOICES, "label": ["1", "2", "3"]}
+    value = {"question": "Which?", "choices": labelled, "answer": "1"}
+    assert turns(value)[1] == ("assistant", "A. red"), "the first is called 1"
+
+
 def test_first_and_last_choices_by_number_and_letter() -> None:
     for answer, said in ((0, "A. red"), ("A", "A. red"), (2, "C. blue"), ("c", "C. blue")):
         value = {"question": "Which?", "choices": CHOICES, "answer": answer}

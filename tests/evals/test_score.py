@@ -12,6 +12,7 @@ import pytest
 from lab.atomic_files import write_json
 from lab.chat import models as chat_models
 from lab.chat.models import LoadedModel, ModelRef
+from lab.chat.settings import GenerationSettings
 from lab.data import catalog
 from lab.errors import LabError
 from lab.evals import score
@@ -142,6 +143,17 @@ def test_choices_are_shown_centred(
     assert run["figures"]["centred_accuracy"] == pytest.approx(1)
     assert score.listed_choices("Which?\n\nA. x\nB. y") == ["A. x", "B. y"]
     assert score.listed_choices("A. x\nand then") == [] == score.listed_choices("none")
+
+
+def test_long_options_are_not_punished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """-6 over twelve characters is likelier a character than -2 over two."""
+    monkeypatch.setattr("lab.chat.generate.render", lambda *_: "Which?")
+    monkeypatch.setattr(
+        "lab.train.choice_probe.continuation_log_probabilities", lambda *_: [-2.0, -6.0]
+    )
+    item = score.Item(1, ({"role": "user", "content": "Which?"},), "no", ("no", "certainly so"))
+    terms = score.ScoreTerms("c", [item], "choices", "", None, GenerationSettings())
+    assert score._likeliest(LoadedModel(None, None), item, terms) == "certainly so"
 
 
 def test_best_and_worst_answers() -> None:

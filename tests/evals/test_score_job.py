@@ -100,8 +100,11 @@ def test_a_run_that_held_nothing_out_cannot_be_scored_on_its_data(
     questions: list[tuple[str, str]],
 ) -> None:
     run = record("aaaa", data={"dataset": "builtin:text-to-shell", "eval_fraction": 0.0})
-    with pytest.raises(LabError, match="trained on every row of 'builtin:text-to-shell'"):
-        score_job.score_missing(request(run), lambda phase: None)
+    measured_elsewhere = {"eval_fraction": 0.2, "eval_dataset": "builtin:support-tickets"}
+    other = record("bbbb", data={"dataset": "builtin:text-to-shell"} | measured_elsewhere)
+    for each in (run, other):
+        with pytest.raises(LabError, match="trained on every row of 'builtin:text-to-shell'"):
+            score_job.score_missing(request(each), lambda phase: None)
     assert score_job.score_missing(
         request(run, dataset="builtin:support-tickets"), lambda phase: None
     )["asked"], "another set is no secret to it"

@@ -147,7 +147,8 @@ def test_another_family_is_brought_into_the_form_of_a_lora(
     assert length > 0 and apart / length == pytest.approx(1 - fidelity[other.id] ** 2, abs=1e-3)
     cut = combine.combine(Combination((lora.id, other.id), (1.0, 1.0), "cat", rank=1))
     assert cut.fidelity[other.id] < fidelity[other.id]
-    assert f"{other.id} was brought into a LoRA of rank 1" in cut.note
+    share = f"{100 * cut.fidelity[other.id]:.1f} % of the length of its update"
+    assert f"{other.id} was brought into a LoRA of rank 1, which keeps {share}." in cut.note
 
 
 def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:
@@ -184,10 +185,11 @@ def test_results_that_do_not_go_together_are_refused(
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config)
     receipt = read_object(right.artifact / "receipt.json") or {}
-    lock = receipt["lock"] | {"template": "{{ x }}"}
-    write_json(right.artifact / "receipt.json", receipt | {"lock": lock})
-    with pytest.raises(LabError, match="different chat templates"):
-        combine.check(pair)
+    for change in ({"template": "{{ x }}"}, {"end_token": "</x>"}):
+        lock = receipt["lock"] | change
+        write_json(right.artifact / "receipt.json", receipt | {"lock": lock})
+        with pytest.raises(LabError, match="different chat templates"):
+            combine.check(pair)
     write_json(right.artifact / "receipt.json", receipt | {"base": {"weights": "0" * 64}})
     with pytest.raises(LabError, match="2 different bases"):
         combine.check(pair)

@@ -30,3 +30,25 @@ def test_a_smaller_model_gets_no_longer_rows_than_it_reads(
     answer = limits.fit_limits(resolution, config, TargetDevice(True, 10**9))
     assert answer.largest_model == "" and min(reach for reach, _ in questions) == 1024
     assert all(length <= reach for reach, length in questions)
+
+
+def test_the_largest_model_is_the_last_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1, 2 and 3 GB, where 2.5 GB are free."""
+    gigabytes = {"small": 1, "middle": 2, "large": 3}
+    models = [SimpleNamespace(id=name, name=name.title()) for name in gigabytes]
+    monkeypatch.setattr(limits.shipped_configs, "shipped", lambda: models)
+    monkeypatch.setattr(limits.catalog, "resolve_config", str)
+    monkeypatch.setattr(
+        limits.weights, "load_config",
+        lambda name: SimpleNamespace(max_position_embeddings=4096, size=gigabytes[name]),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        limits, "predict_memory",
+        lambda config, spec, options: SimpleNamespace(
+            peak_bytes=config.size * 10**9, how=How.OUTLINE
+        ),
+    )  # fmt: skip
+    own = SimpleNamespace(max_position_embeddings=4096, size=9)
+    answer = limits.fit_limits(resolve(RunSpec(), True), own, TargetDevice(True, 25 * 10**8))
+    assert answer.largest_model == "Middle"
+    assert (answer.longest_row, answer.largest_batch) == (0, 0), "not a row of its own model fits"

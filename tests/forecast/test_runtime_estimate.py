@@ -263,6 +263,11 @@ def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
         False,
     )
     assert finished_runs.reached([FinishedRun(50.0, 0, 1000)], 1e13) == (DEFAULT_MFU, False)
+    packed = RuntimeForecast(tokens_per_s=10.0, rate=9e12, packing="on")
+    single = replace(run(2e12), packing="off", runtime=packed)
+    assert finished_runs.reached([single], 1e13) == (pytest.approx(0.2), True), (
+        "a prediction for packed rows says nothing of single ones"
+    )
 
 
 # tokens a second of an H100, compiled nothing, plain loss, adapters in float32
@@ -362,5 +367,9 @@ def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:
     again = predicted(spec, device, DatasetStats(examples=10**6, tokens_per_row=64.0))
     assert again.seconds == pytest.approx(2 * first.seconds, rel=0.01)
     assert again.loading_s == pytest.approx(3 * first.loading_s, rel=1e-3)
-    repeated = replace(run, tokens=again.tokens, seconds=again.seconds, runtime=again)
+    repeated = replace(
+        run, tokens=again.tokens, seconds=again.seconds, runtime=again,
+        beside_s=again.whole_s - again.seconds,
+    )  # fmt: skip
     assert finished_runs.launching([repeated]) == pytest.approx(2.0, rel=0.01), "It does not drift."
+    assert finished_runs.beside([repeated]) == pytest.approx(3.0), "nor does this"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from lab.forecast import settings_search
 from lab.forecast.trace import traced_step
+from lab.forecasts import Candidate
 from tests.answers import plan
 
 
@@ -215,3 +217,9 @@ def test_sgd_is_offered_where_nothing_else_fits(
     assert choices[0]["optimizer"] == "sgd" and choices[0]["fits"], choices[0]
     assert "instead of the chosen optimizer" in choices[0]["why"]
     assert not any(choice["fits"] for choice in choices if choice["optimizer"] != "sgd")
+
+
+def test_what_does_not_fit_is_told_by_what_the_allocator_reserves() -> None:
+    choice = Candidate(peak_bytes=9 * 10**9, reserved_bytes=11 * 10**9)
+    (explained,) = settings_search._explained([choice], 10 * 10**9)
+    assert explained.why == "1.00 GB too much"

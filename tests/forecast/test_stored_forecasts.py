@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lab import paths
 from lab.forecast import stored_forecasts
+from lab.forecast.memory_forecast import TraceOptions
+from lab.spec import RunSpec
 from tests.answers import estimate
 
 
@@ -147,3 +150,15 @@ def test_a_number_of_layers_that_is_given_stays(tmp_path: Path) -> None:
     answer = ask_for(room, activation_checkpointing="auto", checkpointed_layers=6)
     assert answer["settings"]["activation_checkpointing"] == "on" and answer["fits"]
     assert answer["settings"]["checkpointed_layers"] == 6, "Six were asked for, though three do."
+
+
+def test_the_forgetting_probe_makes_another_question() -> None:
+    """It holds whole logits, which may be the peak."""
+    config, options = SimpleNamespace(to_dict=dict), TraceOptions(on_gpu=True)
+    keys = {
+        stored_forecasts.key(
+            config, RunSpec.from_json({"train": {"forgetting_probe": probe}}), options
+        )
+        for probe in ("on", "off")
+    }
+    assert len(keys) == 2

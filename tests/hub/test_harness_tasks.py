@@ -152,6 +152,7 @@ SHOTS = {"num_fewshot": 5, "training_split": "train"}
         ({"test_split": None, "validation_split": "dev"}, "dev", None),
         ({"training_split": "train"}, "test", None),
         (SHOTS, "test", "train"),
+        (SHOTS | {"validation_split": "dev"}, "test", "train"),
         (SHOTS | {"fewshot_split": "dev"}, "test", "dev"),
         (SHOTS | {"fewshot_config": {"samples": [{"q": 1}]}}, "test", None),
         ({"dataset_kwargs": {"trust_remote_code": True}}, "test", None),

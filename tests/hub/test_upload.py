@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from lab import cli
-from lab.atomic_files import write_json
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.export import push
 from lab.hub import credentials, upload
@@ -122,6 +122,16 @@ def test_only_files_of_a_result_go_out(hub: StandIn, trained: list[RunDir]) -> N
     files = push.contents(lora, "result")
     assert "secret.pem" not in files and "link.json" not in files
     assert isinstance(files["adapter_model.safetensors"], Path), "Read in pieces, not held."
+
+
+def test_no_file_of_this_machine_is_named(trained: list[RunDir]) -> None:
+    lora = trained[1]
+    spec = read_object(lora.spec) or {}
+    files = {"dataset": "/home/me/rows.jsonl", "eval_dataset": "/home/me/held_out.jsonl"}
+    write_json(lora.spec, spec | {"data": spec["data"] | files})
+    names = push.private_names(lora)
+    text = push.public_text(" and ".join(files.values()), names)
+    assert text == "rows.jsonl and held_out.jsonl"
 
 
 def test_a_card_of_a_hub_model_names_it() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from lab.atomic_files import read_object
+from lab.atomic_files import read_object, write_json
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.runs import actions, record_reader, supervisor_start
+from lab.runs import actions, hub_access, record_reader, supervisor_start
 from lab.runs.status import Status, status
 from lab.ui import run_state
 from tests.answers import checked
@@ -57,6 +57,20 @@ def checked_run(stand_in: StandIn, micro_model: Path, hub_spec: Spec) -> RunDir:
     """A run of two steps that was checked and has not begun."""
     stand_in.commit(NAME, micro_model)
     return actions.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
+
+
+@pytest.mark.parametrize("name", ["dataset", "eval_dataset", "general_dataset"])
+def test_a_set_of_the_hub_needs_the_token_too(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    run = RunDir(lab_home / "runs" / "20261122-101530-lora-aaaa")
+    local = {"model": "builtin:wren-135m", "data": {"dataset": "builtin:persona-chats"}}
+    run.path.mkdir(parents=True)
+    write_json(run.spec, local)
+    assert not hub_access.is_needed(run), "nothing of it is on the Hub"
+    write_json(run.spec, local | {"data": local["data"] | {name: "org/set:en@test"}})  # type: ignore[operator]
+    assert hub_access.is_needed(run)
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:

@@ -208,6 +208,32 @@ def test_progressive_opens_from_the_top_and_resumes_exactly(
     answers_with_what_was_trained(broken, "@4")
 
 
+def test_progressive_goes_on_waiting_after_a_resume(
+    make_spec: Callable[..., dict[str, Any]], tiny_model: Path
+) -> None:
+    """Of three evaluations without a gain, one was before the interruption."""
+    from lab.methods import Context
+    from lab.models import catalog, weights
+
+    source = catalog.resolve(str(tiny_model))
+    option = {"name": "progressive", "patience": 3}
+    spec = RunSpec.from_stored(make_spec("progressive") | {"method": option})
+    method, config = methods.get("progressive"), spec.method_config
+    with torch.device("meta"):
+        before, after = (
+            method.apply(
+                meta_model(weights.load_config(source)), config,
+                Context(spec, weights.load_tokenizer(source)),
+            )
+            for _ in range(2)
+        )  # fmt: skip
+    for step in (1, 2):
+        method.on_evaluate(before, config, step, 2.0)
+    method.load_state(after, {name: value.cpu() for name, value in method.state(before).items()})
+    assert after.progress == before.progress
+    assert (after.progress.best, after.progress.waited) == (2.0, 1)
+
+
 def test_counts_equal_the_closed_form(
     make_spec: Callable[..., dict[str, Any]], tiny_model: Path
 ) -> None:

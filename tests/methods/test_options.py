@@ -6,15 +6,18 @@ import ast
 import importlib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lab import methods
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.export.script import script
-from lab.methods import Context
+from lab.methods import Context, lora
 from lab.methods.adalora import Adalora
 from lab.methods.parts import diagram
 from lab.spec import RunSpec
@@ -226,3 +229,23 @@ def test_script_picture_and_words(name: str) -> None:
     assert len(method.description) > 150, "a paragraph for learners"
     module = importlib.import_module(type(method).__module__)
     assert "Trainable" in (module.__doc__ or ""), "formula, shapes and count stand on top"
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_twice_the_rank_keeps_the_scale_of_every_layer(tmp_path: Path, use_rslora: bool) -> None:
+    """What PiSSA and OLoRA write: the start is taken off by as many ranks again."""
+    tensors = {"x.lora_A.weight": torch.ones(2, 3), "x.lora_B.weight": torch.ones(4, 2)}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    settings = {"use_rslora": use_rslora, "r": 4, "lora_alpha": 8, "rank_pattern": {"x": 2},
+                "alpha_pattern": {"x": 6.0}}  # fmt: skip
+    write_json(tmp_path / "adapter_config.json", settings)
+    start = {name.replace(".weight", ".default.weight"): w / 2 for name, w in tensors.items()}
+    lora._save_as_plain_lora(SimpleNamespace(initial_factors=start), tmp_path)
+    after = read_object(tmp_path / "adapter_config.json") or {}
+    power = 0.5 if use_rslora else 1.0
+    assert after["lora_alpha"] / after["r"] ** power == pytest.approx(8 / 4**power)
+    alpha, rank = after["alpha_pattern"]["x"], after["rank_pattern"]["x"]
+    assert rank == 4 and alpha / rank**power == pytest.approx(6 / 2**power)
+    merged = load_file(tmp_path / "adapter_model.safetensors")
+    update = merged["x.lora_B.weight"] @ merged["x.lora_A.weight"]
+    assert update == pytest.approx(torch.full((4, 3), 2.0 - 0.5)), "what was learned, no more"

@@ -14,6 +14,7 @@ from lab import background_job, paths
 from lab.atomic_files import read_object, write_json
 from lab.chat import models as chat_models
 from lab.errors import LabError
+from lab.evals import held_out
 from lab.export import combine, lora_form
 from lab.export.combine import Combination
 from lab.paths import RunDir
@@ -231,6 +232,9 @@ def test_more_energy_is_more_rank_and_less_difference(families: dict[str, RunDir
     assert little.rank < much.rank and little.fidelity < much.fidelity
     assert little.largest_difference > 3 * much.largest_difference
     assert abs((much.loss_after or 0) - (much.loss_before or 0)) < 1e-3
+    losses, _ = held_out.losses(run, paths.run_dir(little.run))
+    assert [little.loss_before, little.loss_after] == pytest.approx(losses, rel=1e-6)
+    assert little.loss_before != little.loss_after, "so that the two can be told apart"
     models = [chat_models.load(chat_models.parse(f"run:{each}")) for each in (run.id, little.run)]
     rows, _ = merge_proof.probe_rows(
         RunSpec.of_run(run), models[0].receipt, models[0].model, models[0].tokenizer
@@ -295,6 +299,8 @@ def test_the_background_work_tells_its_outcome(families: dict[str, RunDir]) -> N
     assert job is not None and job.finish == "done" and job.result["energy"] == 0.8
     new = paths.run_dir(job.result["run"])
     assert product(new).keys() == job.result["ranks"].keys()
+    receipt = read_object(new.artifact / "receipt.json") or {}
+    assert receipt["converted_from"] == {"results": [run.id], "energy": 0.8}
 
 
 def test_combining_takes_the_energy_for_what_is_no_lora(

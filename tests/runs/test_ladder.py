@@ -27,9 +27,9 @@ def make_run() -> MakeRun:
         write_json(run.spec, {"method": {"name": "lora"}, "train": {"learning_rate": rate}})
         if loss is not None:
             records = [
-                {"kind": "eval", "step": 0, "of": "base", "eval/loss": 0.1},
                 {"kind": "eval", "step": 3, "eval/loss": 9.0},
                 {"kind": "eval", "step": 6, "eval/loss": loss},
+                {"kind": "eval", "step": 0, "of": "base", "eval/loss": 0.1},
             ]
             run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
         if state:

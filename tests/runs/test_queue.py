@@ -142,6 +142,20 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     assert queue.waiting_runs() == [], "there is room for all three, and the reserve"
 
 
+@pytest.mark.parametrize(("taken", "room"), [(6_000_000_000, ("GPU-b", 7e9)), (0, ("GPU-a", 4e9))])
+def test_what_a_run_has_taken_of_its_gpu_is_not_counted_twice(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch, taken: int, room: Any
+) -> None:
+    (other,) = waiting(1)
+    write_json(other.estimate, {"peak_bytes": 8e9})
+    write_json(other.process, {"pid": 2**30, "gpu": "GPU-b"})
+    free = {"GPU-a": 4e9, "GPU-b": 9e9}
+    cards = [SimpleNamespace(uuid=uuid, free_bytes=size) for uuid, size in free.items()]
+    monkeypatch.setattr(supervisor.host, "gpus", lambda: cards)
+    monkeypatch.setattr(supervisor.host, "gpu_bytes_of", lambda pids: taken)
+    assert supervisor.room_for_a_run([other]) == room, "what it has yet to take is not free"
+
+
 def test_a_run_waits_for_memory_that_the_chat_holds_and_starts_once_it_is_back(
     waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,18 @@ def test_a_run_has_one_colour_and_the_overlaid_run_its_own(tmp_path: Path) -> No
     assert traces_of(charts.loss(first, View(), third))["evaluation, overlaid"].line.dash == "dash"
 
 
+def test_both_runs_stand_over_the_unit_of_the_longer_one(tmp_path: Path) -> None:
+    for name in ("short", "long"):
+        (tmp_path / name).mkdir()
+    evaluation = {"kind": "eval", "attempt": 1, "step": 4, "seconds": 600.0, "eval/loss": 2.0}
+    other = series(tmp_path / "long", *steps(), evaluation)
+    chart = charts.loss(series(tmp_path / "short", *steps()), View(by="seconds"), other)
+    traces = traces_of(chart)
+    assert chart.layout.xaxis.title.text == charts.MINUTES
+    assert list(traces["training"].x) == pytest.approx([2 / 60, 4 / 60, 6 / 60, 8 / 60])
+    assert list(traces["evaluation, overlaid"].x) == [10.0], "the axis says minutes of both"
+
+
 def test_one_quantity_stands_over_minutes_where_the_run_is_long(tmp_path: Path) -> None:
     records = [record | {"seconds": 1800.0 * record["step"]} for record in steps()]
     chart = charts.single(series(tmp_path, *records), "train/loss", "loss", View(by="seconds"))

@@ -369,3 +369,16 @@ def test_a_search_finds_words_of_questions_and_answers() -> None:
     chat = Chat("x", turns=[Turn("Who are you?", {"base:a": Answer(text="I am Wren.")})])
     assert chat_history.contains(chat, "wren who") and chat_history.contains(chat, "")
     assert not chat_history.contains(chat, "wren robin")
+
+
+def test_what_is_in_memory_is_told_model_by_model_and_together(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"base:org/a": 1_000_000_000, "base:org/b": 500_000_000}
+    health = {"loaded": list(sizes), "bytes": sizes, "ends_in_s": 90.0}
+    monkeypatch.setattr(client, "health", lambda: health)
+    monkeypatch.setattr(chat_settings.chat_memory_panel, "free_button", lambda key: None)
+    chat_settings._memory()
+    total, *each = screen.texts("caption")
+    assert total == "2 models in memory, 1.50 GB. They are unloaded in 1 min 30 s."
+    assert [text.rpartition(" · ")[2] for text in each] == ["1.00 GB", "500.00 MB"]

@@ -80,6 +80,11 @@ def test_a_checkpoint_between_evaluations_is_on_the_training_curve(trained: list
     row = list(train.get("step")).index(7)
     assert (squares.x[index], squares.y[index]) == (7, train.get("train/loss")[row])
     assert 99 not in squares.customdata
+    smoothed = {
+        trace.name: trace for trace in charts.loss(series_of(run), View(smoothing=0.9)).data
+    }
+    square, curve = smoothed["checkpoint"], smoothed["training"]
+    assert square.y[index] == curve.y[list(curve.x).index(7)], "on the line that is drawn in full"
     (curve,) = [trace for trace in figure.data if trace.name == "training"]
     assert curve.customdata[list(curve.x).index(7)] == 7
     assert curve.mode == "lines+markers" and curve.marker.opacity == 0, (

@@ -19,7 +19,7 @@ from lab.atomic_files import write_json
 from lab.background_job import JobRecord
 from lab.compare import notes
 from lab.compare.contestants import contestants
-from lab.compare.curves import MAX_POINTS, lead_changes, standings
+from lab.compare.curves import MAX_POINTS, Curve, lead_changes, standings
 from lab.paths import RunDir
 from lab.rank import convert, measure, repair
 from lab.rank.repair import Quality
@@ -81,6 +81,13 @@ def test_an_hour_has_the_price_of_the_one_card_that_all_used(other: str) -> None
     assert known is not None and (price := prices.current().of_card(known)) is not None
     shown = compare_price.current(contestants(runs))
     assert shown == (price.usd if other == card else 0.0), "two cards have no one price"
+
+
+def test_a_price_of_zero_shows_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record("aaaa")
+    write_json(run.environment, {"device": "NVIDIA H100 80GB HBM3"})
+    monkeypatch.setattr(compare_price.st, "session_state", {compare_price.PRICE: 0.0})
+    assert compare_price.current(contestants([run])) == 0.0, "a person has set it to zero"
 
 
 def test_seeds_are_counted_where_all_have_as_many() -> None:
@@ -145,6 +152,14 @@ def test_a_deleted_run_and_hostile_names_harm_nothing(open_page: Page) -> None:
     assert "<b>x" not in page and "&lt;b&gt;x" in page
 
 
+def test_a_setting_is_text_and_no_markup(open_page: Page) -> None:
+    runs = [record("aaaa", "A", data={"system_prompt": "[x](http:y)"}), record("bbbb", "B")]
+    ids = ",".join(run.id for run in runs)
+    table = open_page("compare", runs=ids, tab="Settings that differ").table[0].value
+    (row,) = [each for _, each in table.iterrows() if each["Setting"] == "System prompt"]
+    assert row.iloc[1].startswith("\\[x\\]") and "](http" not in row.iloc[1]
+
+
 def test_one_run_is_compared_with_its_base(open_page: Page) -> None:
     at = open_page("compare", runs=record("aaaa", "alone").id)
     assert "alone is better than the base: 2.41 against 3.59" in words(at).replace("\\", "")
@@ -162,6 +177,9 @@ def test_the_sentence_names_four_and_every_change() -> None:
     )
     ended = compare_curves.sentence(standings(curves, 5.0), by_id, 5.0, "min", [], 1.0)
     assert ended.endswith(":blue[●] A ended at 4.0 min with 2.40")
+    seconds = {name: Curve(line.x * 60, line.y) for name, line in curves.items()}
+    ended = compare_curves.sentence(standings(seconds, 300.0), by_id, 5.0, "min", [], 60.0)
+    assert ended.endswith(":blue[●] A ended at 4.0 min with 2.40"), "as the axis is drawn"
     neither = compare_curves.sentence(standings(curves, 1.0), by_id, 1.0, "min", None, 1.0)
     assert neither == "**At 1.0 min :blue[●] B is at 2.50** · :blue[●] A is at 3.10"
 
@@ -181,6 +199,11 @@ def test_the_slider_stops_at_whole_steps(open_page: Page) -> None:
     run = record("aaaa", "wren lora", losses=(3.0, 2.6, 2.41))
     slider = open_page("compare", runs=run.id, by="step").slider(key="compare.at.steps")
     assert (slider.value, slider.step, slider.proto.format) == (3.0, 1.0, "%.0f steps")
+
+
+def test_the_slider_begins_where_the_shortest_run_ended(open_page: Page) -> None:
+    at = open_page("compare", runs=",".join(run.id for run in three()), by="seconds")
+    assert at.slider(key="compare.at.min").value == 3.7, "222 s on an axis of minutes"
 
 
 def test_runs_of_one_colour_are_told_apart_by_the_dash() -> None:
@@ -238,6 +261,7 @@ def test_a_run_is_compared_with_the_newest_of_the_same_data() -> None:
     own, same = record("aaaa", "own"), record("bbbb", "same", "full")
     record("cccc", "other", data={"dataset": "builtin:support-tickets"})
     record("dddd", "failed", state="failed")
+    record("eeee", "put away", labels={"archived": True})
     assert end_card.partner(index.entry(own)) == [same.id]
 
 
@@ -266,6 +290,11 @@ def test_a_measured_rank_is_drawn_by_layer_and_matrix(open_page: Page) -> None:
     run = record("aaaa", "wren lora")
     report = write_rank(run)
     assert compare_rank.cells(report)[2].tolist() == [[3.0, 2.0], [3.0, 2.0]]
+    apart = [
+        dataclasses.replace(each, name=each.name.replace(".1.", ".5.")) for each in report.matrices
+    ]
+    layers, _, table = compare_rank.cells(dataclasses.replace(report, matrices=tuple(apart)))
+    assert layers == [0, 5] and table.tolist() == [[3.0, 2.0], [3.0, 2.0]], "1 to 4 have none"
     assert compare_rank.heat_map(report, dark=False).layout.yaxis.dtick == 1, "no layer 0.5"
     said = words(open_page("compare", runs=run.id, tab="Rank")).replace("\\", "")
     assert "wren lora needed r ≈ 2 of 4" in said and "4 matrices" in said

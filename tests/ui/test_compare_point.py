@@ -70,6 +70,16 @@ def test_curves_can_be_clicked_on_the_page_and_look_as_in_the_report() -> None:
     assert ends and all(t.unselected.marker.opacity == 1 for t in ends), "a click fades nothing"
 
 
+def test_a_click_on_an_axis_of_minutes_is_a_time_in_seconds(
+    open_page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_checkpoints(record("aaaa", "wren lora", losses=(3, 2.8, 2.6), seconds=360), 1)
+    monkeypatch.setattr(compare_point, "clicked_at", lambda event: 2.0)
+    at = open_page("compare", runs=run.id, by="seconds")
+    labels = [link.proto.label for link in at.get("page_link")]
+    assert "wren lora: step 1" in labels, "two of six minutes are one of three steps"
+
+
 def test_each_run_has_a_link_and_all_go_side_by_side(
     open_page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lab import background_job, process
-from lab.atomic_files import write_json
+from lab.atomic_files import read_object, write_json
 from lab.background_job import JobRecord
-from lab.evals import score_job
+from lab.evals import score_job, score_sheets
 from lab.paths import RunDir
 from tests.compare.recorded import record, score_run
 from tests.compare.test_scored_rows import BASE, FIRST, SECOND
@@ -63,6 +63,17 @@ def test_best_and_worst_answers_can_be_read(open_page: Page) -> None:
     text = words(scores(open_page, runs))
     assert "Reference: answer 0" in text and "exact match 1.00 · token F1 1.00" in text
     assert "exact match 0.00 · token F1 0.25" in text and "wrong 9" in text
+
+
+def test_a_question_is_text_and_no_markup(open_page: Page) -> None:
+    run = two()[0]
+    score_run(run, SECOND, BASE)
+    file = score_sheets.file_of([len(SECOND)])
+    stored = read_object(file) or {}
+    stored["questions"][0]["prompt"] = "Follow [this](http:x) now"
+    write_json(file, stored)
+    text = words(scores(open_page, [run]))
+    assert "](http" not in text and "Follow \\[this\\]" in text
 
 
 def test_sets_that_fit_are_offered_and_measured_in_the_background(

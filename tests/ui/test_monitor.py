@@ -11,6 +11,8 @@ from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, index
 from lab.runs.metric_series import MetricSeries
+from lab.runs.run_progress import Phase, RunProgress
+from lab.runs.status import Status
 from lab.ui import (
     cards,
     chart_style,
@@ -127,6 +129,53 @@ def test_charts_are_drawn_anew_for_what_is_new_and_only_then() -> None:
     )
 
 
+def test_charts_show_a_new_checkpoint_and_what_the_overlaid_run_has_come_to() -> None:
+    run, other = make_run(1), make_run(2)
+    for each in (run, other):
+        write(each, train(1), {"kind": "eval", "attempt": 1, "step": 1, "eval/loss": 3.0})
+    series, overlaid = MetricSeries(run).refresh(), MetricSeries(other).refresh()
+
+    def drawn() -> dict[str, Any]:
+        _, chart = monitor_charts.charts_of(series, View(), overlaid)["loss"]
+        return {trace.name: list(trace.y) for trace in chart.data}
+
+    assert drawn()["evaluation, overlaid"] == [3.0] and "checkpoint" not in drawn()
+    write(other, {"kind": "eval", "attempt": 1, "step": 2, "eval/loss": 2.0})
+    overlaid.refresh()
+    assert drawn()["evaluation, overlaid"] == [3.0, 2.0]
+    (run.checkpoints / "step-1").mkdir(parents=True)
+    assert drawn()["checkpoint"] == [3.0]
+
+
+def test_the_bar_never_runs_back_but_for_another_attempt(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, filled = make_run(1), list[float]()
+    monkeypatch.setattr(monitor_view, "bar", lambda progress, fraction: filled.append(fraction))
+    for attempt, spent_s in ((1, 60.0), (1, 30.0), (2, 10.0)):
+        write(run, train(attempt, attempt=attempt))
+        progress = RunProgress((Phase("train", "now", spent_s, 100.0),))
+        monkeypatch.setattr(monitor_view, "run_progress", lambda run, now=progress: now)
+        monitor_view._phases(run)
+    assert filled == [0.6, 0.6, 0.1], "a resumed run begins again"
+
+
+def test_while_it_trains_the_time_is_corrected_and_at_its_end_what_was_said_before(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(
+        monitor_view, "expected", lambda run, step, seconds: measured.append((step, seconds))
+    )
+    run = make_run(1, result={"state": "done"})
+    write(run, train(2, seconds=95.0))
+    monitor_view.figures(run)
+    assert measured[-1] == (None, None), "the estimate from before the start"
+    monkeypatch.setattr(monitor_view, "status", lambda run: Status("training"))
+    monitor_view.figures(run)
+    assert measured[-1] == (2.0, 95.0), "corrected by the steps that are done"
+
+
 @pytest.mark.parametrize(("step_s", "looks"), [(0.01, 1.0), (2.6, 3.0), (90.0, 5.0)])
 def test_charts_are_looked_at_about_once_a_step(step_s: float, looks: float) -> None:
     run = make_run(1)
@@ -241,12 +290,13 @@ def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> 
 def test_settings_are_those_that_differ_from_the_defaults() -> None:
     requested = {"method": {"name": "lora", "rank": 4}, "train": {"max_steps": 20}}
     resolved = {**requested, "train": {"max_steps": 20, "learning_rate": 2e-4}}
-    rows = monitor_details.settings_table({**resolved, "asked": requested})
-    assert rows == [
-        {"Setting": "LoRA rank", "Value": "4", "Default": "16"},
-        {"Setting": "Max steps", "Value": "20", "Default": "–"},
-    ]
-    everything = monitor_details.settings_table({**resolved, "asked": requested}, everything=True)
+    for key in ("requested", "asked"):  # now, and in earlier versions
+        assert monitor_details.settings_table({**resolved, key: requested}) == [
+            {"Setting": "LoRA rank", "Value": "4", "Default": "16"},
+            {"Setting": "Max steps", "Value": "20", "Default": "–"},
+        ], "the rate was left to the lab"
+    stored = {**resolved, "requested": requested}
+    everything = monitor_details.settings_table(stored, everything=True)
     rates = [row for row in everything if row["Setting"] == "Learning rate"]
     assert rates == [{"Setting": "Learning rate", "Value": "2e-4", "Default": "auto"}]
 

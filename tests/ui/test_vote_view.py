@@ -187,7 +187,7 @@ def test_the_state_of_a_vote_that_goes_on_tells_no_leader(lab_home: Path) -> Non
 
 def test_the_csv_has_every_prompt_and_no_formula(lab_home: Path) -> None:
     session = session_with("=1+1", "two", "three")
-    session.take_answers(0, answered("@x, 1", "I am Wren"))
+    session.take_answers(0, answered("@x, 1", "  -I am Wren"))
     session.take_answers(1, answered("x", "x"))
     session.vote(0, votes.BAD)
     rows = list(csv.DictReader(io.StringIO(vote_outcome.as_csv(vote_outcome.table(session)))))
@@ -195,6 +195,7 @@ def test_the_csv_has_every_prompt_and_no_formula(lab_home: Path) -> None:
     assert [row["preferred"] for row in rows] == ["both bad", "identical, skipped"]
     assert rows[0]["names itself"] == "wren lora"
     assert rows[0]["answer of SmolLM2-135M-Instruct"] == "'@x, 1"
+    assert rows[0]["answer of wren lora"] == "'  -I am Wren", "spaces in front change nothing"
     assert rows[0]["tokens of wren lora"] == "3"
     assert vote_outcome.as_csv([]) == ""
 
