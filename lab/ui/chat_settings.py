@@ -91,6 +91,7 @@ def _number(name: str, step: float) -> Any:
     limits = FIELDS[name].metadata
     kind = type(DEFAULTS[name])
     low = limits.get("min", limits.get("above", 0) + step)
+    low = min(low, st.session_state[f"chat.{name}"])  # the API takes values between bound and step
     return st.number_input(
         limits["title"], kind(low), kind(limits["max"]), step=kind(step), key=f"chat.{name}",
         help=limits["help"], persist_state="session",

@@ -191,6 +191,22 @@ def test_a_conversation_continues_with_the_settings_of_its_last_turn(screen: Scr
     assert state["chat.max_tokens"] == 400, "another conversation has its own"
 
 
+def test_what_the_api_allows_lies_within_the_fields(screen: Screen) -> None:
+    """Streamlit raises where a field begins with a value outside its own bounds."""
+    bounds = chat_settings.FIELDS
+    stored = {
+        name: bounds[name].metadata.get("min", bounds[name].metadata.get("above", 0) + 1e-3)
+        for name in ("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed")
+    }
+    chat = Chat("c1", turns=[Turn("Hi", {}, stored)])
+    chat_settings.settings(["base:x"], chat)
+    drawn = [(args, named["key"]) for kind, args, named in screen.calls if kind == "number_input"]
+    assert len(drawn) == len(stored)
+    for (_, low, high), key in drawn:
+        value = screen.session_state[key]
+        assert value == stored[key.removeprefix("chat.")] and low <= value <= high, key
+
+
 def test_damaged_settings_of_a_conversation_are_the_defaults(screen: Screen) -> None:
     damaged = {
         "seed": -1, "temperature": float("nan"), "max_tokens": 0, "top_p": 2.0, "top_k": [],
