@@ -54,7 +54,11 @@ UNMARKED = """async () => {
         }
         return parts.join("|");
     };
-    const pause = () => new Promise(done => setTimeout(done, 260));
+    const still = document.createElement("style");  // what fades in would be looked at too early
+    still.textContent = "* { transition: none !important; animation: none !important; }";
+    document.head.append(still);
+    const frame = () => new Promise(done => requestAnimationFrame(done));
+    const pause = async () => { await frame(); await frame(); };
     const controls = [...document.querySelectorAll(
         "[data-testid=stApp] :is(button, input, a[href], [role=tab], [role=slider], textarea)")]
         .filter(element => element.checkVisibility() && !element.disabled
@@ -71,6 +75,7 @@ UNMARKED = """async () => {
         await pause();
         if (document.activeElement === element && look(element) === before) unmarked.push(kind);
     }
+    still.remove();
     return unmarked;
 }"""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -89,4 +90,5 @@ def test_a_timer_of_the_page_before_does_not_bring_it_back(
                 await tab.read(patience_s=1.0)
             assert tab.pages[2:] == [now], "Nothing is drawn for the page that was left."
 
-    asyncio.run(story())
+    with ThreadPoolExecutor(1) as pool:  # the thread of a browser's stories has a loop that runs
+        pool.submit(asyncio.run, story()).result(timeout=120)

@@ -52,8 +52,8 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(
         merging.merge(full, out / "merged")
     with pytest.raises(LabError, match="exists"):
         merging.merge(lora, out)
-    tight = replace(merge_proof.BOUNDS["float32"], spread=1e-12)
-    monkeypatch.setitem(merge_proof.BOUNDS, "float32", tight)
+    tight = replace(merge_proof.BOUNDS["float32", "float32"], spread=1e-12)
+    monkeypatch.setitem(merge_proof.BOUNDS, ("float32", "float32"), tight)
     with pytest.raises(LabError, match="answers differently"):
         merging.merge(lora, out / "merged")
     assert list(out.iterdir()) == []
