@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ def b2_step(need_bytes: int) -> str:
     for most, cards in B2_STEPS:
         if size <= most:
             return cards
-    return f"{-(-int(size) // A100_GB)} A100 80GB"
+    return f"{math.ceil(size / A100_GB)} A100 80GB"
 
 
 def cards(option: Option, case: AdviceCase) -> list[CardRow]:

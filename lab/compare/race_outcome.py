@@ -128,8 +128,11 @@ def _verdict(
         for side, value in zip((test.of, test.than), values, strict=True)
     )
     seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
-    sure = f"± {half:.2g}" if math.isfinite(half) else "with nothing to say how sure that is"
-    sentence = f"{_capital(words)} of {sides} ({apart:+.3g} {sure}, {seeds_text})."
+    sure = "with nothing to say how sure that is"
+    if math.isfinite(half):
+        sure = f"± {_text(half, test.figure, digits=2)}"
+    change = f"{'-' if apart < 0 else '+'}{_text(abs(apart), test.figure)}"
+    sentence = f"{_capital(words)} of {sides} ({change} {sure}, {seeds_text})."
     if abs(apart) <= half:
         return ClaimVerdict("open", apart, f"No difference shown. {sentence}")
     is_lower = apart < 0
@@ -204,12 +207,13 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _text(value: float | None, figure: str = "") -> str:
+def _text(value: float | None, figure: str = "", digits: int = 3) -> str:
+    """Never "1.23e+03": whole numbers where `digits` do not reach."""
     if value is None:
         return "–"
     if figure.endswith("_bytes"):
         return formatting.size(value)
-    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
 
 
 def evidence_of(race: Race) -> Evidence:

@@ -153,3 +153,21 @@ def test_worth_knowing() -> None:
     assert worth_knowing.of_pair(pair[:1]) == []
     assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
     assert Approach.LORA.in_words == "LoRA"
+
+
+@pytest.mark.usefixtures("no_planner")
+def test_a_range_of_experiments_and_the_memory_of_serving_are_written_out() -> None:
+    lines = bill(variants=10)
+    training = 3000 * 250 * 3 / 1300 / 3600 * 0.34
+    money = f"{training * 10:.2f} USD to {training * 20:.2f} USD"
+    assert lines["experiments"].amount.startswith(money), lines["experiments"].amount
+    assert ": 17.76 GB;" in lines["serving"].how, "(14 + 10 adapters of 0.08) GB × 1.2"
+
+
+def test_a_price_below_nothing_and_a_card_of_no_table_are_passed_over() -> None:
+    prices.keep("storage", 1.0, "2026-12-01")
+    price = {"usd": 2.0, "date": "2026-12-01", "source": "x"}
+    stored = {"cards": {"Abacus": price, "T4 16GB": price | {"usd": -1.0}},
+              "electricity": price | {"usd": -0.1}}  # fmt: skip
+    prices.file().write_text(json.dumps(stored))
+    assert prices.current() == prices.shipped()

@@ -22,7 +22,9 @@ pytestmark = pytest.mark.usefixtures("no_planner")
         (24.1, "two RTX 4090 or an A6000"),
         (80.0, "one A100 80GB"),
         (160.0, "two A100 80GB"),
-        (161.0, "3 A100 80GB"),
+        (160.5, "3 A100 80GB"),
+        (240.0, "3 A100 80GB"),
+        (240.1, "4 A100 80GB"),
         (846.6, "11 A100 80GB"),
     ],
 )
@@ -49,7 +51,10 @@ def test_cards_and_the_smallest() -> None:
     assert hardware.smallest(hardware.cards(forecast_option(case, Approach.FULL), case)) == (
         gpu_table.get("A100 80GB")
     )
-    assert hardware.cheapest(hardware.cards(lora, case)).endswith("USD")
+    hours = lora.seconds / 3600
+    assert rows["RTX 4090 24GB"].usd == pytest.approx(hours * 0.34), "0.34 USD an hour"
+    least = min((row.usd, row.card.name) for row in rows.values() if row.usd is not None)
+    assert hardware.cheapest(list(rows.values())) == f"{least[1]}: {least[0]:.2f} USD"
 
 
 def test_a_gigabyte_less(monkeypatch: pytest.MonkeyPatch) -> None:

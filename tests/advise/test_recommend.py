@@ -336,3 +336,19 @@ def test_random_cases_get_a_recommendation_with_its_reasons() -> None:
         stored = json.loads(json.dumps(advised.to_json(), allow_nan=False))
         assert RunSpec.from_json(stored["recommendation"]["settings"]).method["name"]
     assert approaches >= {Approach.LORA, Approach.QLORA}
+
+
+@pytest.mark.parametrize(("energy", "says"), [(999.0, "999 Wh"), (12_340.0, "12.3 kWh")])
+def test_energy_is_told_in_kilowatt_hours_from_a_thousand_on(energy: float, says: str) -> None:
+    advised = advice(examples=3000)
+    option = dataclasses.replace(advised.chosen, energy_wh=energy)
+    assert f", {says}, " in recommend._forecast_in_words(advised.case, option).text
+
+
+def test_the_smallest_card_that_holds_a_run_computes_in_bfloat16() -> None:
+    advised = advice(gpu_gb=12)
+    option = dataclasses.replace(advised.options[Approach.FULL], need_bytes=30 * 10**9)
+    smallest = "The smallest card that holds it: RTX 5090 32GB."
+    assert recommend._out_in_words(option).endswith(smallest), (
+        "in float32 a V100 needs twice as much"
+    )

@@ -46,7 +46,8 @@ def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "amount"),
     [("tokens=500", "max_tokens", 500), ("seconds=1.5", "max_seconds", 1.5),
-     ("flops=1e15", "max_flops", 1e15), ("steps=20", "max_steps", 20)],
+     ("flops=1e15", "max_flops", 1e15), ("steps=20", "max_steps", 20),
+     ("tokens=10,000", "max_tokens", 10_000), ("tokens=10_000", "max_tokens", 10_000)],
 )  # fmt: skip
 def test_the_budget_of_a_race_is_its_only_one(
     make_spec: Make, text: str, key: str, amount: float
@@ -141,3 +142,17 @@ def test_the_runs_of_a_race_come_in_their_order_and_on_its_axis(
         race.runs_of("race-20200101-000000-abcd")
     with pytest.raises(LabError, match="is not a race"):
         race.runs_of("race-../../x")
+
+
+@pytest.mark.parametrize(
+    ("packing", "note"), [({}, True), ({"packing": "on"}, True), ({"packing": "off"}, False),
+                          ({"packing": False}, False)],
+)  # fmt: skip
+def test_packing_is_off_for_all_where_a_method_cannot_pack_and_that_is_said_once(
+    packing: dict[str, Any], note: bool
+) -> None:
+    value = {"name": "n", "data": packing}
+    specs, notes = race_specs(value, ["lora", "prefix"], None)
+    assert {spec["data"]["packing"] for spec in specs.values()} <= {"off", False}
+    words = "Packing is off for all: Prefix tuning cannot train on packed rows."
+    assert notes == ([words] if note else []), "what was off already needs no word"

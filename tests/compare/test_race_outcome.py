@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ def forgetful() -> Race:
         (ClaimTest("A8", "loss", "a", "c", "lower"), "open"),
         (ClaimTest("D2", "peak_bytes", "a", "b", ratio=(2.5, 3.5)), "confirmed"),
         (ClaimTest("D2", "peak_bytes", "a", "b", ratio=(5.0, 10.0)), "off"),
+        (ClaimTest("D2", "peak_bytes", "a", "b", ratio=(1.0, 2.5)), "off"),
         (ClaimTest("A8", "token_f1", "a", "b", "lower"), "open"),
     ],
 )
@@ -168,3 +170,64 @@ def test_what_is_left_is_known_where_every_run_has_a_forecast() -> None:
     assert race_file.seconds_left(race, race_file.cells(race)) is None
     write_json(second.estimate, {"pace": {"seconds": 40.0}})
     assert race_file.seconds_left(race, race_file.cells(race)) == 100.0
+
+
+def test_large_figures_of_a_claim_are_written_out() -> None:
+    sizes = ((1234, 5e9), (20_567, 6.5e9))
+    runs = [
+        record(f"{name}0xy", method={"name": "lora", "rank": rank}, tokens=tokens, peak=peak)
+        for name, rank, (tokens, peak) in zip("ab", (4, 8), sizes, strict=True)
+    ]
+    race = race_of(*[(run, run.id[-4], 0, "default") for run in runs])
+    racing = race_outcome.finishers(race)
+    sentences = [
+        race_outcome.claim_verdict(ClaimTest("A8", figure, "a", "b", "lower"), racing).sentence
+        for figure in ("tokens", "peak_bytes")
+    ]
+    assert sentences == [
+        "Tokens of a: 1,234 against b: 20,567 (-19,333 ± 0, one seed each).",
+        "Peak memory of a: 5.00 GB against b: 6.50 GB (-1.50 GB ± 130.00 MB, one seed each).",
+    ]
+
+
+def test_a_needless_run_is_no_failure_and_the_scored_questions_are_counted() -> None:
+    default = record("defa", losses=(3.0, 2.4), learning_rate=1e-4)
+    tuned = record("tune", losses=(), learning_rate=1e-4, state="cancelled")
+    ladder.write(tuned, Ladder({}, 1e-4))
+    write_json(tuned.ladder_choice, {"rate": 1e-4, "losses": {}})
+    race = race_of((tuned, "a", 0, "tuned"), (default, "a", 0, "default"), ladder=3)
+    models = {"base": {"token_f1": 0.25}, default.id: {"token_f1": 0.5}}
+    write_json(race_scores.file_of(race), {"models": models, "dataset": "s", "questions": 9})
+    notes = race_outcome.evidence_of(race).notes
+    assert not any("cancelled" in note for note in notes), notes
+    assert "Scored on 9 questions of s; the base: token F1 0.250." in notes
+
+
+def test_a_range_is_of_the_contestant_and_its_ladder_alone() -> None:
+    short = record("shor", losses=(3.0, 2.4), learning_rate=1e-4)
+    longer = record("long", losses=(3.0, 2.0), learning_rate=1e-2)
+    race = race_of((short, "a", 0, "default"), (longer, "ab", 0, "default"))
+    test = ClaimTest("A3", "learning_rate", "a", ratio=(5e-5, 5e-4))
+    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(race))
+    assert (ruling.verdict, ruling.value) == ("confirmed", 1e-4), "`ab` is another contestant"
+
+
+def test_races_are_listed_newest_first() -> None:
+    older = race_of((record("aaaa"), "a", 0, "default"))
+    newer = replace(older, id="race-20261123-101530-abcd")
+    race_file.write(newer)
+    assert [race.id for race in race_file.all_races()] == [newer.id, older.id]
+
+
+def test_runs_that_failed_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, failed = record("aaaa"), record("bbbb", state="failed")
+    race = race_of((done, "a", 0, "default"), (failed, "b", 0, "default"), score_set="builtin:x")
+    scored: list[str] = []
+
+    def score(names: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        scored.extend(str(name) for name in names)
+        return {"models": [], "rows": []}
+
+    monkeypatch.setattr("lab.evals.score.score", score)
+    race_scores.measure(race)
+    assert len(scored) == 1 and done.id in scored[0]

@@ -23,7 +23,7 @@ from lab.compare.verdict import (
 from lab.paths import RunDir
 from lab.runs.held_out_losses import held_out_losses
 from lab.runs.status import ENDED
-from tests.compare.recorded import TOKENS, change_event, record, write_lines
+from tests.compare.recorded import BASE_LOSS, TOKENS, change_event, record, write_lines
 
 NOISE = np.array([0.1, -0.1, 0.05, -0.05, 0.0, 0.02, -0.02, 0.1, -0.1, 0.0])
 NOISE -= (TOKENS * NOISE).sum() / TOKENS.sum()  # the mean loss stays what it is
@@ -439,3 +439,63 @@ def test_what_is_worse_than_the_base_is_not_marked_as_the_best() -> None:
     rows = {row.figure.key: row for row in figure_rows(those)}
     for key in ("loss", "perplexity"):
         assert not any(cell.is_best for cell in rows[key].cells), key
+
+
+def test_precisions_are_a_remark_and_a_setting_from_before_it_was_there_is_none() -> None:
+    first = record("aaaa", "A")
+    second = record("bbbb", "B", precision="bfloat16", learning_rate=0.5)
+    spec = read_object(second.spec) or {}
+    del spec["data"]["general_fraction"]  # as runs of an earlier version have it
+    write_json(second.spec, spec)
+    terms = equal_terms(contestants([first, second]), name)
+    assert terms.remarks == ("Precisions differ: float32, bfloat16.",)
+    assert "precision" not in terms.same
+
+
+def test_runs_that_ended_without_reading_data_held_no_examples_out() -> None:
+    runs = [record("aaaa", "A"), record("bbbb", "B", learning_rate=0.5)]
+    for run in runs:
+        change_event(run, "data", train_hash="", held_out_hash="")
+    assert equal_terms(contestants(runs), name).unequal == ("They held no examples out.",)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "says"), [(20_000, "20,000 tokens"), (999_999, "999,999 tokens"),
+                         (2_000_000, "2.0 M tokens")],
+)  # fmt: skip
+def test_equal_tokens_are_written_out_below_a_million(tokens: int, says: str) -> None:
+    runs = [record("aaaa", "A", tokens=tokens), record("bbbb", "B", "full", tokens=tokens)]
+    assert equal_terms(contestants(runs), name).same.endswith(f"precision and {says}.")
+
+
+def test_a_loss_equal_to_the_base_is_not_better() -> None:
+    result = judge(
+        record("aaaa", "A", losses=(3.7, BASE_LOSS)),
+        record("bbbb", "B", losses=(4.0, 3.8), learning_rate=0.5),
+    )
+    assert (result.case, result.best) == ("base", None)
+
+
+def test_the_third_and_the_fourth_are_told_by_their_distance_to_the_best() -> None:
+    losses = {"A": 2.41, "B": 2.42, "C": 2.91, "D": 3.01, "E": 3.21}
+    runs = [
+        record(letter.lower() * 4, letter, losses=(3.3, loss), noise=3 * NOISE * (letter == "B"),
+               learning_rate=0.1 + position / 10)
+        for position, (letter, loss) in enumerate(losses.items())
+    ]  # fmt: skip
+    unsure = judge(*runs)
+    assert unsure.case == "no difference"
+    assert unsure.detail.startswith("C is 0.50 above A. D is 0.60 above A."), "A leads by the mean"
+    assert "E is" not in unsure.detail
+    shown = judge(runs[0], *runs[2:])
+    assert shown.detail.endswith(" D is 0.60 above it. E is 0.80 above it.")
+
+
+def test_the_noise_of_single_runs_is_a_share_of_the_larger_figure() -> None:
+    pair = contestants(
+        [
+            record("aaaa", "A", losses=(3.0, 2.41), seconds=95.2),
+            record("bbbb", "B", "full", losses=(3.0, 2.52), seconds=100),
+        ]
+    )
+    assert compare_badges(*pair) == [], "4.8 s of 100 s are below 5 %"

@@ -52,3 +52,20 @@ def test_the_largest_model_is_the_last_that_fits(monkeypatch: pytest.MonkeyPatch
     answer = limits.fit_limits(resolve(RunSpec(), True), own, TargetDevice(True, 25 * 10**8))
     assert answer.largest_model == "Middle"
     assert (answer.longest_row, answer.largest_batch) == (0, 0), "not a row of its own model fits"
+
+
+@pytest.mark.parametrize(("method", "way"), [("lora", "on"), ("prefix", "off")])
+def test_layers_are_recomputed_where_that_is_open_and_the_method_can(
+    monkeypatch: pytest.MonkeyPatch, method: str, way: str
+) -> None:
+    ways = set()
+
+    def predict(config: Any, spec: RunSpec, options: Any) -> Any:
+        ways.add(spec.train.activation_checkpointing)
+        return SimpleNamespace(peak_bytes=10**15, how=How.OUTLINE)
+
+    monkeypatch.setattr(limits, "predict_memory", predict)
+    config = SimpleNamespace(max_position_embeddings=8192)
+    resolution = resolve(RunSpec.from_json({"method": method}), True)
+    limits.fit_limits(resolution, config, TargetDevice(True, 10**9))
+    assert ways == {way}

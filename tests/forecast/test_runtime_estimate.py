@@ -373,3 +373,30 @@ def test_this_machines_runs_correct_launches_and_what_is_no_training() -> None:
     )  # fmt: skip
     assert finished_runs.launching([repeated]) == pytest.approx(2.0, rel=0.01), "It does not drift."
     assert finished_runs.beside([repeated]) == pytest.approx(3.0), "nor does this"
+
+
+def test_the_start_of_compiled_layers_is_not_counted_on_a_processor() -> None:
+    processor = replace(H100, on_gpu=False, flops=1e12)
+    answer = predicted(spec_of(train={"max_steps": 3, "compile": "on"}), processor)
+    assert answer.seconds == pytest.approx(answer.tokens / answer.tokens_per_s, rel=0.01)
+
+
+def test_what_a_run_took_beside_training_is_its_time_less_that_of_training(
+    lab_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "gpus", list)
+    run = RunDir(lab_home / "runs" / "20261122-101530-lora-k3f9")
+    run.path.mkdir(parents=True)
+    summary = {"flops": 4e12, "tokens": 2000, "seconds": 20.0}
+    result = {"state": "done", "started": 1000.0, "ended": 1060.0, "summary": summary}
+    write_json(run.result, result)
+    write_json(run.estimate, {"device": "cpu"})
+    assert [each.beside_s for each in finished_runs._finished("cpu")] == [40.0]
+
+
+@pytest.mark.parametrize(("method", "written"), [("lora", "trainable_bytes"), ("full", "weights")])
+def test_saving_writes_the_adapter_or_the_whole_model(method: str, written: str) -> None:
+    spec = spec_of(method=method, train={"max_steps": 10, "save_steps": 0})
+    config = weights.load_config(catalog.resolve_config(spec.model))
+    size = getattr(profile_model(config, spec).sizes, written)
+    assert predicted(spec).saving_s == pytest.approx(size / runtime_estimate.FILES, abs=1e-3)

@@ -145,6 +145,12 @@ def test_another_rate_and_length_of_the_run_are_planned_without_tracing_again(
     assert plan(again, room)["choices"] == first
 
 
+def test_the_energy_of_a_million_tokens_is_that_of_the_fastest_choice(folder: str) -> None:
+    answer = plan(spec_of(folder, **ONE_ROW), {"gpu": "RTX 3090 24GB"})
+    hours = 1e6 / answer["choices"][0]["tokens_per_s"] / 3600
+    assert answer["energy_wh_per_million_tokens"] == pytest.approx(350 * hours, rel=0.01), "350 W"
+
+
 def test_what_cannot_be_done_is_no_choice(folder: str, tmp_path: Path) -> None:
     from transformers import Gemma2Config
 
@@ -223,3 +229,20 @@ def test_what_does_not_fit_is_told_by_what_the_allocator_reserves() -> None:
     choice = Candidate(peak_bytes=9 * 10**9, reserved_bytes=11 * 10**9)
     (explained,) = settings_search._explained([choice], 10 * 10**9)
     assert explained.why == "1.00 GB too much"
+
+
+def test_another_optimizer_that_is_hardly_faster_comes_second() -> None:
+    requested = Candidate(
+        optimizer="adamw", tokens_per_s=100.0, fits=True, is_requested_optimizer=True
+    )
+    ranks = [
+        settings_search._rank(
+            Candidate(
+                optimizer="adamw8bit", tokens_per_s=speed, fits=True, is_requested_optimizer=False
+            )
+        )
+        for speed in (104.0, 106.0)
+    ]
+    assert ranks[1] < settings_search._rank(requested) < ranks[0], (
+        "by more than a twentieth it leads"
+    )
