@@ -31,7 +31,7 @@ class _Terminal(Console):
             yield Segment(text if control else visible(text), style, control)
 
 
-console = _Terminal()
+console = _Terminal(emoji=False)  # a set or run may be named :x:
 
 
 def say(text: object, *, error: bool = False) -> None:

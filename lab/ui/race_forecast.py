@@ -71,9 +71,9 @@ def rows() -> dict[str, ContestantCheck]:
             with line.container(width="stretch"):
                 _cost(check)
             line.button(
-                ":material/close:", key=f"race.remove.{row}", help=f"Remove {name}",
-                type="tertiary", on_click=race_form.remove_row, args=(row,),
-                disabled=len(ids) <= 2,
+                ":material/close:", key=f"race.remove.{row}",
+                help=f"Remove {escape_markdown(name)}", type="tertiary", disabled=len(ids) <= 2,
+                on_click=race_form.remove_row, args=(row,),
             )  # fmt: skip
             race_form.row_fields(row)
     st.button(

@@ -60,9 +60,14 @@ def show(entries: list[RunSummary]) -> None:
             ))  # fmt: skip
         with st.popover(
             "Delete", icon=":material/delete:", key="runs.delete", disabled=bool(active),
-            help=f"Stop {active[0].name or active[0].id} first." if active else None,
+            help=f"Stop {_name(active[0])} first." if active else None,
         ):  # fmt: skip
             _delete(entries)
+
+
+def _name(entry: RunSummary) -> str:
+    """As Markdown, for tooltips."""
+    return escape_markdown(entry.name or entry.id)
 
 
 def _chat(entries: list[RunSummary]) -> None:
@@ -72,7 +77,7 @@ def _chat(entries: list[RunSummary]) -> None:
     missing = [entry for entry in entries if not folder(entry).artifact.is_dir()]
     reason = None
     if missing:
-        reason = f"{missing[0].name or missing[0].id} has no trained model yet."
+        reason = f"{_name(missing[0])} has no trained model yet."
     elif len(models) > MAX_MODELS:
         reason = f"{len(models)} models with the base; the chat takes {MAX_MODELS} at most."
     if st.button(

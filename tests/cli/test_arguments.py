@@ -14,9 +14,11 @@ from lab import cli
 from lab.atomic_files import read_object, write_json
 from lab.chat.settings import GenerationSettings
 from lab.checked_run import CheckedRun
+from lab.cli import follow
 from lab.cli import runs as run_verbs
 from lab.compare.race_start import PlannedRun
 from lab.fit_answers import Saving
+from lab.forecasts import Candidate, How, SettingsSearch
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status
@@ -228,11 +230,63 @@ def test_chat_takes_its_settings(monkeypatch: pytest.MonkeyPatch, tiny_model: Pa
     ask = ["chat", f"base:{tiny_model}", "--prompt", "Hi", "--json"]
     assert cli.main(ask) == 0
     options = ["--seed", "7", "--system", "Be odd.", "--max-new-tokens", "33"]
+    options += ["--top-p", "0.9", "--top-k", "5", "--repetition-penalty", "1.1"]
+    options += ["--stop", "END", "--stop", "You:"]
     assert cli.main([*ask, *options, "--temperature", "0.4"]) == 0
     assert seen == [
         GenerationSettings(seed=0, max_new_tokens=128, temperature=0.0, system_prompt=None),
-        GenerationSettings(seed=7, max_new_tokens=33, temperature=0.4, system_prompt="Be odd."),
-    ]
+        GenerationSettings(
+            seed=7, max_new_tokens=33, temperature=0.4, system_prompt="Be odd.", top_p=0.9,
+            top_k=5, repetition_penalty=1.1, stop=("END", "You:"),
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("questions", "says", "not_says"),
+    [
+        (("q1", "q1"), "Same prompt (p1), system prompt (none), seed 7", "do not read the same"),
+        (("q1", "q2"), "Same question, system prompt (none), seed 7", "Same prompt"),
+    ],
+)
+def test_answers_stand_above_what_was_the_same_for_all(
+    capsys: pytest.CaptureFixture[str], questions: tuple[str, str], says: str, not_says: str
+) -> None:
+    from lab.cli import chat
+
+    answers = []
+    for name, question in zip(("base:a", "run:b"), questions, strict=True):
+        receipt = {"question_hash": question, "template_hash": question, "prompt_hash": "p1",
+                   "system_prompt": "", "seed": 7, "dtype": "float32"}  # fmt: skip
+        answers.append({"model": name, "text": f"I am {name}.", "receipt": receipt,
+                        "token_ids": [1, 2], "seconds": 1.25, "finish": "stop"})  # fmt: skip
+    chat.show("Who?", answers)
+    shown = capsys.readouterr().out
+    assert says in shown and not_says not in shown
+    assert "I am base:a." in shown and "2 tokens, 1.2 s, stop" in shown
+
+
+def test_a_plan_says_which_peaks_are_only_about_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import memory
+
+    candidates = tuple(
+        Candidate(
+            batch_size=size, gradient_accumulation_steps=2, tokens_per_s=1234.0, how=how,
+            peak_bytes=size * 10**9, loss_implementation="fused", optimizer="adamw",
+        )
+        for size, how in ((4, How.EVERY_LAYER), (8, How.OUTLINE))
+    )  # fmt: skip
+    search = SettingsSearch(candidates, reserve=0.04, reached=0.35, device_bytes=24 * 10**9)
+    monkeypatch.setattr(memory.planner, "plan", lambda spec, device: search)
+    assert cli.main(["plan", "--model", "m", "--method", "lora"]) == 0
+    shown = capsys.readouterr().out
+    exact, about = lines_with(shown, "1,234")
+    assert "4 × 2" in exact and "4.00 GB" in exact and "8 × 2" in about and "8.00 GB" in about
+    assert shown.count("(about)") == 1 and shown.index("8 × 2") < shown.index("(about)")
+    assert "Settings for 24.00 GB, 4% of it in reserve" in shown
+    assert "Speeds assume 35% of the device's peak FLOP/s." in shown
 
 
 def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
@@ -366,14 +420,20 @@ def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_who_follows_a_run_sees_its_newest_losses(lab_home: Path) -> None:
-    from lab.cli import follow
-
     run = make("aaaa", lab_home)
     records = [{"kind": "train", "step": step, "train/loss": 5.0 - step} for step in (1, 2, 3)]
     run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     now = Status("training", phase="training", done=3, total=12, unit="step", eta_s=65.0)
     note = follow._note(now, record_reader.read_lines(run.metrics)[0])
     assert note == "training · step 3 of 12 · train/loss 2.000 · 1 min 05 s left"
+
+
+def test_a_download_shows_what_it_says_of_itself() -> None:
+    training = Status("training", done=3.0, total=12.0, unit="step", eta_s=90.0)
+    assert follow.progress_row(training) == [["progress", "step 3 of 12, 1 min 30 s left"]]
+    download = Status("starting", done=1e6, total=4e6, unit="bytes", note="1.00 MB of 4.00 MB")
+    assert follow.progress_row(download) == [["progress", "1.00 MB of 4.00 MB"]]
+    assert follow.progress_row(Status("done", done=12.0, total=12.0)) == []
 
 
 def test_nothing_is_drawn_where_json_is_wanted(

@@ -12,9 +12,12 @@ import pytest
 
 from lab import background_job, cli
 from lab.background_job import JobRecord
+from lab.cli import compare, rank, score
 from lab.export import combine, push
 from lab.hub import credentials
 from lab.paths import RunDir
+from lab.rank.measure import RankReport
+from lab.rank.spectrum import MatrixSpectrum
 
 
 @pytest.fixture
@@ -108,6 +111,70 @@ def test_push_needs_a_visibility_a_token_and_a_network(
     assert "not made yet" in capsys.readouterr().err
     assert cli.main(["push", lora.id, "me/x", "--public"]) == 2
     assert "needs a token with the right to write" in capsys.readouterr().err
+
+
+def test_scores_say_who_is_right_where_the_other_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def model(name: str, *right: float) -> dict[str, Any]:
+        answers = [{"text": f"said {n}", "figures": {"exact_match": n}} for n in right]
+        figures = {"exact_match": sum(right) / len(right)}
+        return {"model": name, "figures": figures, "answers": answers}
+
+    rows = [{"prompt": f"Question {n}?", "reference": f"right {n}"} for n in range(4)]
+    models = [model("base:a", 0, 0, 1, 0), model("run:b", 1, 1, 0, 1)]
+    answer = {"set": "builtin:x", "rows": rows, "models": models, "main": "exact_match"}
+    monkeypatch.setattr(score, "check_questions", lambda arguments: None)
+    monkeypatch.setattr(score, "parse", lambda name: name)
+    monkeypatch.setattr(score.downloads, "fetch_models", lambda names: None)
+    monkeypatch.setattr(score.scoring, "score", lambda *terms: answer)
+    assert cli.main(["score", "base:a", "run:b", "--set", "builtin:x"]) == 0
+    shown = capsys.readouterr().out
+    assert "base:a right and run:b wrong: 1; the other way round: 3." in shown
+    worst = shown.partition("Worst answers of run:b:")[2]
+    assert " ".join(worst.split()).startswith("Question 2? right: right 2 said: said 0")
+
+
+def test_the_rows_that_only_one_run_gets_right_are_told_by_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the base there as "The base"."""
+    rows = {"only_first": (1, 2, 3), "only_second": (0,), "both": 5, "neither": 1, "p": 0.625}
+    figures = {"exact_match": 0.5}
+    scored = {
+        "set": "builtin:x", "rows": [{}] * 10,
+        "models": [{"model": name, "figures": figures} for name in ("base:m", "run:a", "run:b")],
+        "differences": [
+            {"first": "base:m", "second": "run:a", **rows},
+            {"first": "run:b", "second": "run:a", **rows},
+        ],
+    }  # fmt: skip
+    runs = [{"id": "a", "name": "first"}, {"id": "b", "name": ""}]
+    compare.show_scores({"runs": runs, "scores": [scored]})
+    shown = capsys.readouterr().out
+    assert "The base gets 3 rows right that first does not; the other way round 1." in shown
+    assert "b gets 3 rows right that first does not; the other way round 1." in shown
+    assert "Scores on builtin:x: 10 questions" in " ".join(shown.split())
+
+
+def test_the_needed_rank_stands_before_the_rank_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrices = tuple(
+        MatrixSpectrum(f"{name}.weight", (8, 8), 8, (), norm, needed, 2.5, 1.5, 4.0)
+        for name, norm, needed in (("small", 0.5, 2), ("large", 1.5, 5))
+    )
+    report = RankReport(
+        run="run-a", needed=3, rank=8, matrices=matrices, similarity={"large.weight": 0.25}
+    )
+    monkeypatch.setattr(rank.paths, "run_dir", RunDir)
+    monkeypatch.setattr(rank.measure, "measure", lambda *runs, **terms: report)
+    assert cli.main(["rank", "run-a"]) == 0
+    shown = capsys.readouterr().out
+    large, small = (line for line in shown.splitlines() if " of 8 " in line and "≈" not in line)
+    assert large.startswith("large ") and "5 of 8" in large and large.rstrip().endswith("0.25")
+    assert small.startswith("small ") and "2 of 8" in small and small.rstrip().endswith("–")
+    assert "run-a needed r ≈ 3 of 8 (95 % of the energy of all updates)." in shown
 
 
 def test_waiting_for_a_job_tells_each_phase_once(

@@ -86,6 +86,13 @@ def test_every_way_to_print(capsys: pytest.CaptureFixture[str]) -> None:
     assert obeyed(capsys.readouterr().err) == set()
 
 
+def test_a_name_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    table("upload:x: 3 rows", ["run :fire:"], [["a long cell so that nothing wraps"]])
+    console.print("of :fire:")
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("upload:x: 3 rows", "run :fire:", "of :fire:"))
+
+
 def test_verbs_print_through_these_functions_only() -> None:
     others = [
         file for file in sorted((ROOT / "lab" / "cli").glob("*.py")) if file.stem != "console"

@@ -83,6 +83,10 @@ def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> N
     write_rows(chats, [*pairs(5), *pairs(5, "Dear {{ name }}, {{city}} calls.")])
     (slots,) = facts_of(make_spec(data={"dataset": str(chats)}))["warnings"]
     assert "{{city}}" in slots
+    write_rows(chats, [*pairs(18), *pairs(2, "Dear {{ name }}.")])
+    (slots,) = facts_of(make_spec(data={"dataset": str(chats)}))["warnings"]
+    assert "{{name}}" in slots, "a tenth of the answers has it"
+    write_rows(chats, [*pairs(5), *pairs(5, "Dear {{ name }}, {{city}} calls.")])
     filled = {"dataset": str(chats), "placeholders": {"name": "Ada", "city": "Bonn"}}
     assert facts_of(make_spec(data=filled))["warnings"] == []
     with chats.open("a") as file:

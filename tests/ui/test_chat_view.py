@@ -148,6 +148,36 @@ def test_a_head_names_method_and_colour(lab_home: Path) -> None:
     assert gone.kind == "deleted", "Its answers are still read."
 
 
+def test_a_proof_is_marked_by_what_it_has_shown() -> None:
+    whole = {"base_difference": 0.0, "tensors": 8, "tensors_loaded": 8, "effect": 1.5}
+
+    def lines(**changes: Any) -> list[str]:
+        return chat_panes.proof_lines({"proof": whole | changes})
+
+    assert lines() == [
+        ":material/check: The base is the base: largest logit difference 0",
+        ":material/check: The trained weights are in the model: 8 of 8 tensors; logits differ "
+        "from the base's by up to 1.5",
+    ]
+    assert lines(base_difference=0.25)[0].startswith(":material/warning: The base is the base")
+    assert lines(tensors_loaded=7)[1].startswith(":material/warning: ")
+    assert lines(effect=0.0)[1].startswith(":material/warning: "), "the weights change nothing"
+    assert chat_panes.proof_lines({}) == []
+
+
+def test_the_head_says_what_of_context_and_prompt_was_used(screen: Screen) -> None:
+    answer = Answer(
+        text="x", finish="stop", tokens=20, prompt_tokens=1100, kept_tokens=1000, context=2240,
+        receipt={"prompt": "x"},
+    )  # fmt: skip
+    chat_panes._facts("base:org/a", chat_of({"base:org/a": answer}))
+    assert screen.texts("caption") == [
+        "1,120 of 2,240 tokens of context",
+        "100 of 1,100 prompt tokens were new; the others come from the prompt cache",
+    ]
+    assert [args for kind, args, _ in screen.calls if kind == "progress"] == [(0.5,)]
+
+
 def test_the_system_prompt_is_that_of_the_first_result(screen: Screen) -> None:
     kind, odd = result(1, "a", system_prompt="Be kind."), result(2, "b", system_prompt="Be odd.")
     names = ["base:x", f"run:{kind.id}@3", f"run:{odd.id}"]
@@ -229,6 +259,8 @@ def test_damaged_settings_of_a_conversation_are_the_defaults(screen: Screen) -> 
          "answering · 5 tokens · 2/s"),
         (Answer(tokens=21, seconds=2.5, seconds_to_first_token=0.5, finish="stop"),
          "21 tokens · 10/s · first after 0.5 s"),
+        (Answer(tokens=3, seconds=1.5, seconds_to_first_token=0.5, finish="stop"),
+         "3 tokens · 2/s · first after 0.5 s"),
         (Answer(tokens=1, seconds=0.5, seconds_to_first_token=0.5, finish="length"),
          "1 tokens · first after 0.5 s · reached max new tokens"),
         (Answer(finish="context"), "reached the end of the context"),
@@ -350,6 +382,31 @@ def test_tokens_are_escaped_and_tinted_by_surprise() -> None:
     assert re.findall(r"#ee8444 (\d+)%", text)[:3] == ["66", "0", "22"]
 
 
+def test_the_model_that_gives_an_answer_most_comes_first(lab_home: Path) -> None:
+    scores = {"base:org/writer": [-2.0, -2.0], "base:org/*other*": [-0.5, -0.5]}
+    other, writer = answer_details.score_rows(scores, "base:org/writer")
+    assert "\\*other\\*" in other["Under"] and writer["Under"].endswith("** (wrote it)")
+    assert (other["Log-probability"], writer["Log-probability"]) == ("-1.00", "-4.00")
+    assert (other["Perplexity"], writer["Perplexity"]) == ("1.65", "7.39"), "of each token"
+
+
+def test_a_branch_has_the_turns_up_to_an_answer_or_those_before_a_question(screen: Screen) -> None:
+    chat = chat_of({"base:org/a": Answer(text="x", finish="stop")}, "First?")
+    with conversations.change(chat.id) as stored:
+        stored.turns += [Turn(text, chat.turns[0].answers) for text in ("Second?", "Third?")]
+    chat = conversations.read(chat.id)
+
+    def branch(pressed: str) -> list[str]:
+        screen.pressed = (f"details.{pressed}.1.base:org/a",)
+        answer_details._go_on(chat, 1, "base:org/a")
+        new = conversations.read(screen.session_state["chat.open"])
+        return [turn.question for turn in new.turns]
+
+    assert branch("branch") == ["First?", "Second?"] and "chat.next" not in screen.session_state
+    screen.answers = {"details.edit.1.base:org/a": "Or so?"}
+    assert branch("ask") == ["First?"] and screen.session_state["chat.next"] == "Or so?"
+
+
 def test_what_can_be_tried_comes_from_the_set_of_the_result(screen: Screen) -> None:
     cards = {dataset.id: dataset.card for dataset in catalog.built_in()}
     name, card = next((n, c) for n, c in reversed(cards.items()) if c.get("try"))
@@ -379,6 +436,17 @@ def test_a_kept_answer_is_a_row_that_can_be_trained_on(lab_home: Path) -> None:
         examples.add_chat("link", chat, 0, "base:org/a", "x")
     with pytest.raises(LabError, match="is empty"):
         examples.add_chat("mine", chat, 0, "base:org/a", "  ")
+
+
+def test_a_receipt_is_of_its_own_turn(lab_home: Path) -> None:
+    name = "base:org/a"
+    chat = chat_of({name: Answer(text="I am Wren.", finish="stop", token_ids=[1])})
+    later = Answer(text="Still Wren.", finish="stop", token_ids=[2])
+    chat.turns.append(Turn("And now?", {name: later}, {"seed": 7}))
+    first, second = (json.loads(examples.receipt_file(chat, turn, name)) for turn in (0, 1))
+    assert (first["settings"], first["token_ids"]) == ({"system_prompt": "Be brief."}, [1])
+    assert (second["settings"], second["token_ids"]) == ({"seed": 7}, [2])
+    assert [len(record["messages"]) for record in (first, second)] == [1, 3]
 
 
 def test_a_search_finds_words_of_questions_and_answers() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import formatting
 from lab.atomic_files import write_json
+from lab.data import catalog
 from lab.data.preview_types import (
     BatchRow,
     DatasetPreview,
     ExampleCounts,
     ExampleView,
     FirstBatch,
+    Padding,
     SimilarPair,
     Token,
 )
@@ -133,3 +136,29 @@ def test_a_set_that_is_being_fetched_shows_how_far_it_is(
         (0.25, "Downloading: 1,500 rows of 6,000"),
         (0.0, "Downloading: 1,500 rows"),
     ]
+
+
+def test_how_a_set_is_read_is_in_the_spec(screen: Screen, lab_home: Path) -> None:
+    dataset = catalog.resolve("builtin:persona-chats")
+    screen.columns = lambda count: [screen] * count  # type: ignore[attr-defined]
+    screen.answers = {
+        "data.length": 64, "data.loss": "all", "data.side": "left", "data.bad": "skip",
+        f"data.fraction.{dataset.id}": 0.2,
+        f"data.placeholders.{dataset.id}": " name = Wren; odd; author=the lab ",
+    }  # fmt: skip
+    read = {
+        "max_length": 64, "loss_on": "all", "truncation": "left", "on_invalid_row": "skip",
+        "eval_fraction": 0.2, "placeholders": {"name": "Wren", "author": "the lab"},
+    }  # fmt: skip
+    assert data_view._more(dataset)["data"] == read, "the system prompt stays that of the set"
+    screen.answers[f"data.system.{dataset.id}"] = "Be brief."
+    assert data_view._more(dataset)["data"] == read | {"system_prompt": "Be brief."}
+
+
+def test_padding_is_told_by_the_order_of_the_rows(screen: Screen) -> None:
+    padding = Padding(shuffled=0.4, grouped=0.2, packed=0.1, examples=1200, sequences=300)
+    data_view.show_template_notes(DatasetPreview(padding=padding))
+    assert screen.texts("markdown")[-1] == (
+        ":material/compress: Padding: 40 % shuffled, 20 % grouped by length, 10 % packed "
+        "(1,200 examples into 300 sequences)."
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab import presets, process
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.preflight import doctor
@@ -105,6 +106,18 @@ def test_two_runs_of_the_same_data_are_compared(home: HomeScreen) -> None:
     assert [line.rpartition(" · ")[2] for line in lines] == ["3.59 → 2.52", "3.59 → 2.41"]
     (switch,) = home.named("switch_page")
     assert switch["query_params"] == {"runs": f"{newer.id},{older.id}"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"model": "org/other"}, {"data": {"dataset": "builtin:support-tickets"}}]
+)
+def test_runs_of_another_model_or_other_data_are_no_pair(
+    home: HomeScreen, other: dict[str, Any]
+) -> None:
+    older, between, newer = (trained_run(number) for number in (1, 2, 3))
+    write_json(between.spec, (read_object(between.spec) or {}) | other)
+    pair = home_view.comparable(home_view.listed())
+    assert pair and [entry.id for entry in pair] == [newer.id, older.id]
 
 
 def test_an_archived_run_is_not_the_newest(home: HomeScreen) -> None:

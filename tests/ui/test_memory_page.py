@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from lab.models import uploaded_configs
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.ui import memory_handoff, memory_view, method_estimates
+from lab.ui.memory_charts import Bars
 from tests.ui.conftest import Page, words
 
 pytestmark = pytest.mark.usefixtures("forecasts")
@@ -128,6 +130,31 @@ def test_a_second_setting_stands_beside_the_first(
     assert [b.label for b in at.button if str(b.key).startswith("memory.use")] == [
         "Use A in New run", "Use B in New run",
     ]  # fmt: skip
+
+
+def test_only_methods_that_are_known_to_fit_are_counted() -> None:
+    def fitting(*verdicts: bool | None) -> str:
+        rows: list[Any] = [
+            SimpleNamespace(forecast=SimpleNamespace(memory=SimpleNamespace(fits=verdict)))
+            for verdict in verdicts
+        ]
+        return memory_view._fitting(Bars(rows, "A *card*", 16_000_000_000, "B"))
+
+    assert fitting(True, None, False) == "B: 1 of 3 methods fit into A \\*card\\* (16.00 GB)."
+    assert fitting(None, None) == "", "nothing is known"
+
+
+@pytest.mark.parametrize(
+    ("lora", "full", "says"),
+    [
+        (20, 60, "needs 3.0 times less memory than full here**: 20.00 GB instead of 60.00 GB."),
+        (60, 20, "needs 3.0 times more memory than full here**: 60.00 GB instead of 20.00 GB."),
+        (20, 20.5, "needs about as much memory as full here**: 20.00 GB instead of 20.50 GB."),
+    ],
+)
+def test_two_peaks_are_told_with_their_ratio(lora: float, full: float, says: str) -> None:
+    sentence = memory_view._ratio("LoRA", int(lora * 1e9), "full", int(full * 1e9), " here")
+    assert sentence == f"**LoRA {says}"
 
 
 def test_a_setting_is_used_in_new_run(open_page: Page, questions: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,3 +60,14 @@ def test_the_list_follows_search_size_and_what_fits(
     state = job(small=5e9, middle=9.5e9, large=11e9)
     matches = model_picker._matching(state, text, sizes, only_fitting)
     assert [model.title for model in matches] == names
+
+
+def test_the_facts_of_a_model_say_what_is_still_to_be_downloaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far, near = listed("far", 2e9), replace(listed("near", 5e8), is_installed=True, context=None)
+    monkeypatch.setattr(model_picker.model_list, "listed", lambda: [far, near])
+    facts = model_picker.facts_of
+    assert facts("org/far").endswith("MIT · 4,096 tokens of context · download of 4.00 GB")
+    assert facts("org/near").endswith("MIT · installed"), "its context is not known"
+    assert facts("org/none") == "org/none"

@@ -134,6 +134,19 @@ def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.Monkey
     assert (rules.continue_after_failure, rules.at_once, rules.spare) == (False, 1, True)
 
 
+def test_a_paused_queue_can_be_resumed_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen("queue.continue")
+    monkeypatch.setattr(queue_panel, "st", screen)
+    monkeypatch.setattr(queue_panel, "run_action", lambda action: action())
+    monkeypatch.setattr("lab.runs.supervisor_start.ensure", lambda: None)
+    queue_panel.show()
+    assert screen.calls == [], "nothing waits"
+    queue.change(paused=True)
+    queue_panel.show()
+    assert screen.texts("markdown")[0] == "**Queue**, 0 waiting, paused"
+    assert not queue.settings().paused
+
+
 def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(1, result={"state": "stopped"})
     calls: list[Any] = []

@@ -160,6 +160,7 @@ def test_a_race_that_runs_and_ends(
     assert "tiny lora · LoRA" in report and "https://" not in report.partition("<script")[0]
     at.button(key="race.repeat").click().run()
     assert not at.exception and at.session_state[race_form.ROWS] == [0, 1]
+    assert at.button(key="race.remove.1").help == "Remove Full \\<b\\>", "a tooltip is Markdown"
 
 
 def test_the_rates_of_a_ladder_stand_beside_their_losses(

@@ -18,9 +18,11 @@ from lab.export import combine, exports, merge_proof, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import results_tabs
+from lab.ui import results_tabs, results_view
 from lab.ui.markdown_safety import escape_markdown
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
+from tests.ui.test_panels import make_run
 
 PROOF = {
     "dtype": "bfloat16", "largest_difference": 0.0123, "share_of_spread": 0.02, "same_top": 0.998,
@@ -39,6 +41,20 @@ def write_record(run: RunDir, name: str = "merged-bfloat16", **changes: Any) -> 
 def test_it_says_how_to_get_a_first_result(open_page: Page) -> None:
     at = open_page("results")
     assert "No results yet" in words(at)
+
+
+def test_the_result_of_the_address_is_shown_else_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older, newer = make_run(1), make_run(2)
+    make_run(3, "without a result")
+    for run in (older, newer):
+        run.artifact.mkdir()
+    screen = Screen()
+    monkeypatch.setattr(results_view, "st", screen)
+    assert results_view.choose() == newer and screen.query_params["run"] == newer.id
+    screen.query_params["run"] = older.id
+    assert results_view.choose() == older
 
 
 def test_sizes_commands_and_files_of_a_new_result(open_page: Page, trained: list[RunDir]) -> None:

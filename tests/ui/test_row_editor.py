@@ -55,6 +55,18 @@ def test_edits_are_taken_over_once_before_the_rows_change(monkeypatch: pytest.Mo
     assert edits["shown"] == ({}, set()) and edits["folds"] == 1, "the next editor is a new one"
 
 
+def test_what_was_edited_before_rows_are_dropped_stays_with_its_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(row_editor, "st", screen)
+    screen.session_state["editor"] = {"edited_rows": {1: {"text": "new"}}}
+    row_editor._drop("set", "editor", [7, 8])
+    edits = row_editor._edits("set")
+    assert edits["dropped"] == {7, 8} and edits["changes"] == {8: {"text": "new"}}
+    assert edits["folds"] == 1, "the next editor begins without them"
+
+
 def test_rows_are_searched_dropped_and_kept_as_a_new_dataset(open_page: Page) -> None:
     dataset_id = upload(ROWS)
     at = open_page("data", dataset=dataset_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import write_json
 from lab.runs import index
 from lab.runs.outcomes import outcome
@@ -105,6 +106,15 @@ def test_the_table_has_titles_losses_and_sizes_and_the_id_last() -> None:
     assert "None" not in frame.to_string()
 
 
+def test_times_are_in_minutes_and_memory_in_gigabytes() -> None:
+    summary = {"step": 60, "tokens": 12_000, "seconds": 90.0, "peak_bytes": 2_500_000_000}
+    run_with(1, result={"state": "done", "summary": summary})
+    entries = index.entries()
+    (row,) = runs_view.rows(entries, [outcome(runs_view.folder(entries[0]))]).to_dict("records")
+    assert (row["Training (min)"], row["Peak (GB)"]) == (1.5, 2.5)
+    assert (row["Steps"], row["Tokens"]) == (60, 12_000)
+
+
 def test_one_run_is_opened_and_several_are_compared(bar: Bar) -> None:
     entries = [index.entry(run_with(number)) for number in (1, 2, 3)]
     runs_bar.show(entries[:2])
@@ -144,6 +154,17 @@ def test_the_chat_gets_the_base_and_the_selected_runs(bar: Bar) -> None:
     assert switch["query_params"]["models"].split(",") == [
         f"base:{entries[0].model}", f"run:{entries[0].id}", f"run:{entries[1].id}",
     ]  # fmt: skip
+
+
+def test_why_a_button_is_off_names_the_run_as_it_is(bar: Bar) -> None:
+    """A tooltip is Markdown."""
+    run = run_with(1, result=None, labels={"name": "*v1*"})
+    run.result.unlink()
+    process.register(run, os.getpid())
+    runs_bar.show([index.entry(run)])
+    helps = {named.get("key"): named.get("help") for named in bar.named("button", "popover")}
+    assert helps["runs.delete"] == "Stop \\*v1\\* first."
+    assert helps["runs.chat"] == "\\*v1\\* has no trained model yet."
 
 
 def test_several_runs_are_tagged_and_archived_at_once(bar: Bar) -> None:
