@@ -217,6 +217,20 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
     expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible()
 
 
+def stop_all(page: Page) -> None:
+    """Press Escape while the models answer; they answer again where they were too quick."""
+    button = page.get_by_role("button", name=re.compile("^Stop all"))
+    again = page.get_by_role("button", name=re.compile("Answer all again"))
+    for _ in range(5):
+        expect(button.or_(again).first).to_be_visible()
+        if button.count():
+            page.keyboard.press("Escape")
+            expect(page.get_by_placeholder("Message all models")).to_be_visible()
+            if "stopped" in {answer.finish for answer in only_chat().turns[1].answers.values()}:
+                return
+        again.click()
+
+
 def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -> None:
     """Ask three models at once, reload in the middle, stop, answer again, look closer, ask a
     checkpoint that was clicked on a curve, unload."""
@@ -230,7 +244,7 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     waiting = page.get_by_placeholder("Your next message waits until all have answered")
     waiting.fill("And 3 plus 3?")
     waiting.press("Enter")
-    expect(page.get_by_text("next: And 3 plus 3?")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"And 3 plus 3\?")).first).to_be_visible()
     page.reload()
     settled(page)
     expect(page.get_by_text("What is 2 plus 2?")).to_be_visible()
@@ -241,8 +255,7 @@ def test_chat_with_two_results(page: Page, server: Server, trained_home: Path) -
     assert len(first.answers) == 3, "A reload loses no answer."
     assert second.settings == first.settings and first.settings["max_tokens"] == 400, "nor settings"
     assert {answer.finish for answer in first.answers.values()} <= WHOLE
-    expect(page.get_by_role("button", name=re.compile("^Stop all"))).to_be_visible()
-    page.keyboard.press("Escape")
+    stop_all(page)
     expect(page.get_by_placeholder("Message all models")).to_be_visible()
     assert "stopped" in {answer.finish for answer in only_chat().turns[1].answers.values()}
     answer_again(page)
