@@ -20,7 +20,7 @@ def add(verb: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> Output:
     names = [parse(name) for name in arguments.models]
-    is_task = harness_tasks.NAME.fullmatch(arguments.dataset) is not None
+    is_task = harness_tasks.is_name(arguments.dataset)
     if is_task:
         check_most(arguments)
         lm_eval_scores.check_installed()

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.atomic_files import open_regular, read_object, real_file, sync_folder
+from lab.atomic_files import open_regular, part, read_object, real_file, sync_folder
 from lab.data import hub
 from lab.data.readers import SUFFIXES, suffix_of
 from lab.errors import LabError
 from lab.paths import ASSETS
-from lab.schema import quote
+from lab.schema import quote, with_current_names
+from lab.spec_sections import DataSpec
 
 ASIDE = ".tmp-upload-"
+DATASET_FIELDS = ("dataset", "eval_dataset", "general_dataset")
 MAX_NAME_CHARS = 100
 MAX_ALIKE = 1000  # uploads whose names become the same safe one
 UPLOAD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -94,6 +96,17 @@ def is_on_hub(dataset_id: str) -> bool:
     """Whether `resolve` would look for this id among the sets of the hub."""
     is_other = dataset_id.partition(":")[0] in ("builtin", "upload")
     return not is_other and not suffix_of(Path(dataset_id)) and hub.is_id(dataset_id)
+
+
+def hub_datasets(spec: dict[str, Any]) -> dict[str, str]:
+    """{field of the data section: ID} of the sets of the Hub that a spec names, whatever the names
+    that its fields had when it was written."""
+    data = with_current_names(DataSpec, part(spec, "data"))
+    return {
+        name: data[name]
+        for name in DATASET_FIELDS
+        if isinstance(data.get(name), str) and is_on_hub(data[name])
+    }
 
 
 def pinned(dataset_id: Any) -> Any:

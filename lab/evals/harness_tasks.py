@@ -1,16 +1,18 @@
 """Tasks of EleutherAI's lm-evaluation-harness, on data that the lab has downloaded from the Hub.
 
 The harness says what a task is: its prompts, its splits, its metrics. It gets the rows through its
-`custom_dataset`: the lab downloads and verifies them as it does any dataset of the Hub, so that
-nothing else is contacted and no code of a dataset runs. Prompts are those of the harness, without
-the chat template, as its published scores have them.
+`custom_dataset`: the lab downloads and verifies them as it does any dataset of the Hub, and the
+task itself has no network, so that nothing else is contacted. Prompts are those of the harness,
+without the chat template, as its published scores have them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -20,19 +22,20 @@ from typing import Any
 
 from lab.chat import models as chat_models
 from lab.chat.models import LoadedModel, ModelRef
-from lab.data import hub, hub_fetch
+from lab.data import catalog, hub, hub_fetch
 from lab.data.hub import HubId
 from lab.errors import LabError, first_line
 from lab.evals import score
 from lab.schema import quote
 
 MODULE = "lm_eval"
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)  # no file, Hub ID or name with a colon
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII)  # no Hub ID, and nothing with a colon
 NAME_LINE = re.compile(rb"^(?:task|group):[ \t]*[\"']?([\w.-]+)[\"']?[ \t]*$", re.MULTILINE)
 TAG_LINES = re.compile(rb"^tag:((?:[ \t]*[\w.-]+|\n[ \t]*-[ \t]*[\w.-]+)+)", re.MULTILINE)
 BOOTSTRAP_SAMPLES = 1000  # for the standard errors that have no closed form
 MAX_LISTED = 8  # tasks of a group that a message lists
 MEDIA = ("doc_to_image", "doc_to_audio")
+DOWNLOADED = "code that would be downloaded"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class TaskScores:
     shots: int
     version: str
     models: list[TaskFigures]
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a task: no file of data, no dataset of the lab or the Hub does."""
+    return NAME.fullmatch(text) is not None and not catalog.suffix_of(Path(text))
 
 
 def read(name: str) -> HarnessTask:
@@ -158,7 +166,7 @@ def _from_config(name: str, file: Path, config: dict[str, Any]) -> HarnessTask:
     elif any(config.get(key) for key in MEDIA):
         against = "it shows images or sounds"
     elif any(isinstance(metric, dict) and metric.get("hf_evaluate") for metric in metrics):
-        against = "its metric is code that would be downloaded"
+        against = f"its metric is {DOWNLOADED}"
     elif not hub.is_id(dataset):
         against = f"its data ('{quote(dataset)}') is not a dataset of the Hub"
     elif options:
@@ -168,10 +176,7 @@ def _from_config(name: str, file: Path, config: dict[str, Any]) -> HarnessTask:
     if not against and not isinstance(split, str):
         against = "it names no split to score"
     if against:
-        raise LabError(
-            f"The task '{quote(name)}' cannot be run here: {against}.",
-            "Choose another task, or run it with lm_eval itself.",
-        )
+        raise _refusal(name, against)
     shots = int(config.get("num_fewshot") or 0)
     examples = None
     has_samples = bool((config.get("fewshot_config") or {}).get("samples"))
@@ -179,6 +184,13 @@ def _from_config(name: str, file: Path, config: dict[str, Any]) -> HarnessTask:
         keys = ("fewshot_split", "training_split", "validation_split", "test_split")
         examples = next(str(config[key]) for key in keys if config.get(key))
     return HarnessTask(name, file, hub.parse(dataset), str(split), examples, shots)
+
+
+def _refusal(name: str, against: str) -> LabError:
+    return LabError(
+        f"The task '{quote(name)}' cannot be run here: {against}.",
+        "Choose another task, or run it with lm_eval itself.",
+    )
 
 
 def fetch(task: HarnessTask, tell: Callable[[str], object]) -> dict[str, Path]:
@@ -203,11 +215,18 @@ def fetch(task: HarnessTask, tell: Callable[[str], object]) -> dict[str, Path]:
 
 
 def build(task: HarnessTask, files: dict[str, Path]) -> Any:
-    """The task as the harness runs it, on the rows of `files`."""
+    """The task as the harness runs it, on the rows of `files`. Raises LabError for a metric that
+    the harness would download."""
     from datasets import Dataset
+    from lm_eval.api import metrics  # noqa: F401  (registers them)
+    from lm_eval.api.registry import metric_registry
     from lm_eval.api.task import ConfigurableTask
 
     config = _config(task.file, resolve=True)
+    names = [metric.get("metric") for metric in config.get("metric_list") or []]
+    unknown = [name for name in names if isinstance(name, str) and name not in metric_registry]
+    if unknown and not config.get("process_results"):
+        raise _refusal(task.name, f"its metric '{quote(unknown[0])}' is {DOWNLOADED}")
     for key in ("tag", "group", "task_list", "dataset_kwargs", "training_split"):
         config.pop(key, None)
     config["test_split"], config["validation_split"] = task.split, None
@@ -242,6 +261,21 @@ def measure(
     return TaskScores(name, dataset, rows, task.shots, metadata.version("lm-eval"), models)
 
 
+@contextlib.contextmanager
+def _without_network() -> Iterator[None]:
+    """No host is looked up in this process: some tasks would download word lists or a dataset."""
+    look_up = socket.getaddrinfo
+
+    def refuse(host: Any, *_: Any, **__: Any) -> Any:
+        raise OSError(f"a task of the harness asks for '{host}', and has no network")
+
+    socket.getaddrinfo = refuse
+    try:
+        yield
+    finally:
+        socket.getaddrinfo = look_up
+
+
 def _of_model(
     loaded: LoadedModel, task: HarnessTask, files: dict[str, Path], most: int
 ) -> tuple[int, dict[str, float], dict[str, float]]:
@@ -251,13 +285,15 @@ def _of_model(
 
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1)
     try:
-        answer = evaluate(
-            model,
-            {task.name: build(task, files)},
-            limit=most,
-            bootstrap_iters=BOOTSTRAP_SAMPLES,
-        )
-    except (KeyError, TypeError, ValueError) as error:  # rows that the task does not expect
+        with _without_network():
+            answer = evaluate(
+                model,
+                {task.name: build(task, files)},
+                limit=most,
+                bootstrap_iters=BOOTSTRAP_SAMPLES,
+            )
+    # rows or packages that are not as the task expects them
+    except (ImportError, LookupError, OSError, TypeError, ValueError) as error:
         raise LabError(
             f"The harness cannot run '{task.name}': {type(error).__name__}: {first_line(error)}.",
             "The dataset may have changed since this version of the harness.",

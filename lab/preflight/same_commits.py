@@ -11,8 +11,6 @@ from lab.data import catalog
 from lab.hub import repository
 from lab.preflight.client import planner
 
-DATASETS = ("dataset", "eval_dataset", "general_dataset")
-
 
 def check(spec: dict[str, Any], first: CheckedRun | None) -> CheckedRun:
     """The run that would start, with model and datasets of the Hub at the commits that `first`, the
@@ -32,12 +30,10 @@ def _pinned(spec: dict[str, Any], first: CheckedRun) -> dict[str, Any]:
     model = spec.get("model")
     if isinstance(model, str) and model == requested.get("model") and begins_alike:
         pinned["model"] = repository.at_commit(model, repository.split_id(first.spec.model)[1])
-    data, before = part(spec, "data"), part(requested, "data")
+    before = catalog.hub_datasets(requested)
     same_sets = {
         name: getattr(first.spec.data, name)
-        for name in DATASETS
-        if isinstance(data.get(name), str)
-        and data[name] == before.get(name)
-        and catalog.is_on_hub(data[name])
+        for name, dataset_id in catalog.hub_datasets(spec).items()
+        if dataset_id == before.get(name)
     }
-    return pinned | ({"data": data | same_sets} if same_sets else {})
+    return pinned | ({"data": part(spec, "data") | same_sets} if same_sets else {})

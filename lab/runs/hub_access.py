@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.atomic_files import part, read_object
+from lab.atomic_files import read_object
 from lab.data import catalog
 from lab.errors import LabError
 from lab.hub import credentials, repository
@@ -31,11 +31,7 @@ ANSWER_S = 15.0  # for a supervisor that is just starting
 def is_needed(run: RunDir) -> bool:
     """Whether the run reads from the Hub, and there is anything to tell its worker of it."""
     spec = read_object(run.spec) or {}
-    data = part(spec, "data")
-    sets = (data.get(name) for name in ("dataset", "eval_dataset", "general_dataset"))
-    reads_hub = repository.is_id(str(spec.get("model"))) or any(
-        catalog.is_on_hub(name) for name in sets if isinstance(name, str)
-    )
+    reads_hub = repository.is_id(str(spec.get("model"))) or bool(catalog.hub_datasets(spec))
     return reads_hub and credentials.access_line() is not None
 
 

@@ -193,6 +193,53 @@ def test_a_task_that_needs_more_than_rows_is_refused_by_its_reason(
     assert reason in refusal.value.message
 
 
+@needs_harness
+def test_a_metric_that_the_harness_would_download_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that it does not have it looks for on the Hub, as code."""
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "load", lambda name: pytest.fail(f"{name} was loaded"))
+    file, rows = tmp_path / "task.yaml", tmp_path / "rows.jsonl"
+    rows.write_text('{"q": "a", "a": "b"}\n')
+    file.write_text(
+        "task: odd\ndataset_path: org/set\noutput_type: generate_until\ntest_split: test\n"
+        "doc_to_text: q\ndoc_to_target: a\nmetric_list:\n  - metric: meteor\n"
+    )
+    task = HarnessTask("odd", file, hub.parse("org/set"), "test")
+    with pytest.raises(LabError, match=r"metric 'meteor' is code that would be downloaded"):
+        harness_tasks.build(task, {"test": rows})
+
+
+@needs_harness
+def test_a_task_at_work_reaches_no_host(
+    micro_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import urllib.request
+
+    def build(*_: Any) -> Any:
+        urllib.request.urlopen("http://127.0.0.1:9/words.zip", timeout=1)
+
+    monkeypatch.setattr(harness_tasks, "build", build)
+    task = HarnessTask("odd", tmp_path / "task.yaml", hub.parse("org/set"), "test")
+    loaded = chat_models.load(chat_models.parse(f"base:{micro_model}"))
+    with pytest.raises(LabError, match=r"asks for '127.0.0.1', and has no network"):
+        harness_tasks._of_model(loaded, task, {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_task"),
+    [
+        ("arc_easy", True), ("longproc_tom_tracking_0.5k", True), ("ja-leaderboard", True),
+        ("rows.jsonl", False), ("questions.csv.gz", False), ("set.parquet", False),
+        ("builtin:common-knowledge", False), ("org/set", False), ("./rows", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_file_of_data_is_never_taken_for_a_task(text: str, is_task: bool) -> None:
+    assert harness_tasks.is_name(text) is is_task
+
+
 def test_a_group_names_its_tasks_and_an_unknown_name_those_close_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
