@@ -59,7 +59,9 @@ def checked_run(stand_in: StandIn, micro_model: Path, hub_spec: Spec) -> RunDir:
     return actions.create_run_dir(checked(hub_spec(train={"max_steps": 2})))
 
 
-@pytest.mark.parametrize("name", ["dataset", "eval_dataset", "general_dataset", "held_out", "general_set"])
+@pytest.mark.parametrize(
+    "name", ["dataset", "eval_dataset", "general_dataset", "held_out", "general_set"]
+)
 def test_a_set_of_the_hub_needs_the_token_too(
     lab_home: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
