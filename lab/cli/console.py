@@ -95,14 +95,14 @@ def result_of(file: Path, arguments: argparse.Namespace, interrupted: LabError) 
 
 def table(title: str, columns: list[str], rows: list[list[str]], right: str = "") -> None:
     """A table on the terminal; `right` marks right-aligned columns with r, others with any."""
+    # names, paths and messages may hold what rich would take for markup
     rich_table = Table(
-        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False
+        title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False
     )
     for index, column in enumerate(columns):
         justify = "right" if right[index : index + 1] == "r" else "left"
-        rich_table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        rich_table.add_column(escape(column), justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
-        # names, paths and messages may hold what rich would take for markup
         rich_table.add_row(*(escape(cell) for cell in row))
     console.print(rich_table)
 

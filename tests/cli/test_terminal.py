@@ -93,6 +93,16 @@ def test_a_name_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -
     assert all(text in shown for text in ("upload:x: 3 rows", "run :fire:", "of :fire:"))
 
 
+@pytest.mark.parametrize("name", ["[red]x[/red]", "x [/b]", "[link=https://x]y[/link]", "a [1] b"])
+def test_a_name_in_brackets_is_shown_as_it_is_everywhere_in_a_table(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """In its title and headers too: rich would leave the tag out, or raise for one never opened."""
+    table(f"Scores on {name}", [f"run {name}"], [[f"{name} in a cell that is long enough"]])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in (f"on {name}", f"run {name}", f"{name} in a cell"))
+
+
 def test_verbs_print_through_these_functions_only() -> None:
     others = [
         file for file in sorted((ROOT / "lab" / "cli").glob("*.py")) if file.stem != "console"
