@@ -73,7 +73,7 @@ def reasons(case: AdviceCase, approach: Approach) -> list[SettingReason]:
     if is_full:
         rate, claim, why = FULL_RATE, "A3", "full: 1e-5 to 5e-5"
     elif steps < FEW_STEPS:
-        rate, claim = FULL_RATE * TIMES_IN_SHORT_RUNS, "without-regret"
+        rate, claim = FULL_RATE * TIMES_IN_SHORT_RUNS, "E1"
         why = f"{TIMES_IN_SHORT_RUNS} times full's in a short run ({steps:,.0f} steps)"
     else:
         rate, claim, why = FULL_RATE * TIMES_FULL, "A3", "PEFT: 1e-4 to 3e-4, ten times full's"

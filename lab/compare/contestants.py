@@ -67,10 +67,13 @@ class Contestant:
         values = self.values(key)
         return mean_interval(np.array(values)) if len(values) == len(self.runs) else (None, None)
 
-    def row_losses(self) -> np.ndarray | None:
-        """(S, N) summed losses of each seed on each held-out row, at the newest evaluation; None
-        where a run did not write them down."""
-        losses = [run.losses.last if run.losses else None for run in self.runs]
+    def row_losses(self, *, early: bool = False) -> np.ndarray | None:
+        """(S, N) summed losses of each seed on each held-out row, at the newest evaluation, or at
+        the first one of several; None where a run did not write them down."""
+        losses = [
+            None if run.losses is None else run.losses.first if early else run.losses.last
+            for run in self.runs
+        ]
         rows = [row for row in losses if row is not None]
         same_length = len({len(row) for row in rows}) == 1
         return np.array(rows) if len(rows) == len(losses) and same_length else None
@@ -97,10 +100,12 @@ def settings_but_seed(spec: dict[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True, default=str)
 
 
-def difference_by_row(first: Contestant, second: Contestant) -> PairedDifference | None:
+def difference_by_row(
+    first: Contestant, second: Contestant, *, early: bool = False
+) -> PairedDifference | None:
     """The first's evaluation loss less the second's, paired by held-out row; None where a run did
-    not write its rows' losses down, or they are of other rows."""
-    rows = [contestant.row_losses() for contestant in (first, second)]
+    not write its rows' losses down, or they are of other rows. `early`: at the first evaluation."""
+    rows = [contestant.row_losses(early=early) for contestant in (first, second)]
     terms = [run.losses for contestant in (first, second) for run in contestant.runs if run.losses]
     if rows[0] is None or rows[1] is None or not same_rows(terms):
         return None

@@ -29,8 +29,9 @@ DEFAULT, PROBE, TUNED = ROLES = ("default", "probe", "tuned")
 @dataclass(frozen=True)
 class ClaimTest:
     """How a race answers a claim: `figure` of contestant `of` is `expect` ("lower", "higher") than
-    that of `than`; or, with a `ratio`, between its two numbers times as large. A learning rate lies
-    between the two numbers, and has no `than`. `sentence`: what is claimed, in words."""
+    that of `than`; or, with a `ratio`, between its two numbers times as large. A learning rate
+    without a `than` lies between the two numbers itself. `less`: another two contestants, whose
+    difference is taken off first. `sentence`: what is claimed, in words."""
 
     claim: str = ""
     figure: str = ""
@@ -38,6 +39,7 @@ class ClaimTest:
     than: str = ""
     expect: str = "lower"
     ratio: tuple[float, ...] = ()
+    less: tuple[str, ...] = ()
     sentence: str = ""
 
 

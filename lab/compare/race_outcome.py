@@ -1,83 +1,23 @@
-"""What a race has shown: the verdict on its contestants, and on the claims that it tests.
-
-A claim is held against a difference of two contestants and its 95 % interval: confirmed where the
-difference is shown in the direction of the claim, off where it is shown in the other one, open
-where it is not shown.
-"""
+"""What a race has shown: the verdict on its contestants, and the evidence that is kept of it."""
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass
 
 from lab import formatting
 from lab.atomic_files import number, read_object
 from lab.compare import evidence, race_file, race_scores, ready_races
+from lab.compare.claim_verdicts import FIGURES, claim_verdicts, learning_rate
 from lab.compare.contestants import Contestant
 from lab.compare.equal_terms import EqualTerms, equal_terms
-from lab.compare.evidence import ClaimVerdict, ContestantFigures, Evidence, SeedFigures
-from lab.compare.race_file import PROBE, TUNED, ClaimTest, Race
+from lab.compare.evidence import ContestantFigures, Evidence, SeedFigures
+from lab.compare.finishers import Finisher, existing_run, finishers
+from lab.compare.race_file import ClaimTest, Race
 from lab.compare.race_scores import RaceScores
-from lab.compare.run_figures import RunFigures, run_figures
-from lab.compare.verdict import ComparisonVerdict, figure_difference, seed_difference, verdict
+from lab.compare.run_figures import RunFigures
+from lab.compare.verdict import ComparisonVerdict, verdict
 from lab.errors import LabError
 from lab.evals.score import TITLES
-from lab.paths import RunDir, run_dir
-from lab.runs import ladder
-
-# Figures of RunFigures that evidence keeps, by its field's name, with their words.
-FIGURES = {
-    "loss": "evaluation loss",
-    "base_loss": "evaluation loss of the base",
-    "forgetting": "forgetting",
-    "kl": "KL divergence from the base",
-    "seconds": "training time",
-    "tokens": "tokens",
-    "flops": "FLOPs",
-    "peak_bytes": "peak memory",
-    "tokens_per_s": "tokens/s",
-    "artifact_bytes": "size of the result",
-    "trainable": "trainable parameters",
-}
-
-RATE = "learning_rate"  # of a ladder's choice: a claim names the range that it should lie in
-
-
-@dataclass(frozen=True, eq=False)
-class Finisher:
-    """A contestant with the runs that ended well, by its name in the race."""
-
-    name: str
-    role: str
-    contestant: Contestant
-
-
-def finishers(race: Race) -> list[Finisher]:
-    """In the order of the race; the ladder's best rate beside the default as one of its own."""
-    groups: dict[tuple[str, str], list[RunFigures]] = {}
-    for each in race.runs:
-        run = _run(each.run)
-        if each.role == PROBE or run is None or ladder.is_needless(run):
-            continue
-        figures = run_figures(run)
-        if figures.entry.status.state == "done":
-            groups.setdefault((each.contestant, each.role), []).append(figures)
-    return [
-        Finisher(
-            name if role != TUNED else f"{name}, best of {race.ladder}",
-            role,
-            Contestant(tuple(sorted(group, key=lambda figures: figures.seed))),
-        )
-        for (name, role), group in groups.items()
-    ]
-
-
-def _run(run_id: str) -> RunDir | None:
-    try:
-        return run_dir(run_id)
-    except LabError:
-        return None
 
 
 def race_verdict(racing: list[Finisher]) -> tuple[ComparisonVerdict, EqualTerms]:
@@ -92,128 +32,9 @@ def race_verdict(racing: list[Finisher]) -> tuple[ComparisonVerdict, EqualTerms]
     return verdict(contestants, terms, name), terms
 
 
-def claim_verdict(
-    test: ClaimTest, racing: list[Finisher], scores: RaceScores | None = None
-) -> ClaimVerdict:
-    """What the race says of one claim. "open" where a contestant has no run that ended well."""
-    sides = {finisher.name: finisher.contestant for finisher in racing}
-    if test.of not in sides or (test.than and test.than not in sides):
-        missing = test.of if test.of not in sides else test.than
-        return ClaimVerdict("open", None, f"No run of {missing} has ended well.")
-    if test.figure == RATE:
-        return _range_verdict(test, racing)
-    if test.figure in TITLES:
-        return _score_verdict(test, sides, scores)
-    apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
-    words = FIGURES.get(test.figure, test.figure)
-    if not math.isfinite(apart):
-        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
-    if test.ratio:
-        return _ratio_verdict(test, sides, words)
-    values = [sides[side].value(test.figure) for side in (test.of, test.than)]
-    seeds = min(len(sides[test.of].runs), len(sides[test.than].runs))
-    return _verdict(test, words, values, apart, half, seeds)
-
-
-def _verdict(
-    test: ClaimTest,
-    words: str,
-    values: list[float | None],
-    apart: float,
-    half: float,
-    seeds: int,
-) -> ClaimVerdict:
-    sides = " against ".join(
-        f"{side}: {_text(value, test.figure)}"
-        for side, value in zip((test.of, test.than), values, strict=True)
-    )
-    seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
-    sure = "with nothing to say how sure that is"
-    if math.isfinite(half):
-        sure = f"± {_text(half, test.figure, digits=2)}"
-    change = f"{'-' if apart < 0 else '+'}{_text(abs(apart), test.figure)}"
-    sentence = f"{_capital(words)} of {sides} ({change} {sure}, {seeds_text})."
-    if abs(apart) <= half:
-        return ClaimVerdict("open", apart, f"No difference shown. {sentence}")
-    is_lower = apart < 0
-    return ClaimVerdict(
-        "confirmed" if is_lower == (test.expect == "lower") else "off", apart, sentence
-    )
-
-
-def _score_verdict(
-    test: ClaimTest, sides: dict[str, Contestant], scores: RaceScores | None
-) -> ClaimVerdict:
-    """By the scores of each side's seeds on the race's questions."""
-    known = scores.models if scores is not None else {}
-    values = [
-        [
-            known[run.id][test.figure]
-            for run in sides[side].runs
-            if test.figure in known.get(run.id, {})
-        ]
-        for side in (test.of, test.than)
-    ]
-    words = TITLES[test.figure]
-    if not all(values):
-        return ClaimVerdict("open", None, f"The runs were not scored, so {words} is not known.")
-    means = [sum(each) / len(each) for each in values]
-    apart, half = seed_difference(*values) or (means[0] - means[1], math.inf)
-    return _verdict(test, words, list(means), apart, half, min(map(len, values)))
-
-
-def _ratio_verdict(test: ClaimTest, sides: dict[str, Contestant], words: str) -> ClaimVerdict:
-    """Whether the figure of one is so many times the other's; `value` is the measured ratio."""
-    values = sides[test.of].value(test.figure), sides[test.than].value(test.figure)
-    if values[0] is None or not values[1]:
-        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
-    ratio, (low, high) = values[0] / values[1], test.ratio[:2]
-    sentence = (
-        f"{_capital(words)} of {test.of} is {ratio:.2f} times that of {test.than} "
-        f"({_text(values[0], test.figure)} against {_text(values[1], test.figure)}); "
-        f"claimed: {low:g} to {high:g} times."
-    )
-    return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
-
-
-def _range_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
-    """Whether the rate at which a contestant did best on the whole budget lies between the claim's
-    two: what the short runs of a ladder chose need not be that one."""
-    losses = {
-        rate: loss
-        for each in racing
-        if each.name == test.of or each.name.startswith(f"{test.of}, best of ")
-        if (rate := _rate(each.contestant.first).get("train.learning_rate")) is not None
-        if (loss := each.contestant.value("loss")) is not None
-    }
-    if not losses:
-        return ClaimVerdict("open", None, "No learning rate has an evaluation loss.")
-    best = min(losses, key=lambda rate: losses[rate])
-    low, high = test.ratio[:2]
-    listed = ", ".join(f"{formatting.rate(rate)}: {loss:.2f}" for rate, loss in losses.items())
-    sentence = (
-        f"{test.of} did best at a learning rate of {formatting.rate(best)} (evaluation losses on "
-        f"the whole budget: {listed}); claimed: {formatting.rate(low)} to {formatting.rate(high)}."
-    )
-    return ClaimVerdict("confirmed" if low <= best <= high else "off", best, sentence)
-
-
 def _sentences(headline: str, detail: str) -> str:
     end = "" if headline.endswith((".", "!")) or not detail else "."
     return f"{headline}{end} {detail}".strip()
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _text(value: float | None, figure: str = "", digits: int = 3) -> str:
-    """Never "1.23e+03": whole numbers where `digits` do not reach."""
-    if value is None:
-        return "–"
-    if figure.endswith("_bytes"):
-        return formatting.size(value)
-    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
 
 
 def evidence_of(race: Race) -> Evidence:
@@ -257,7 +78,7 @@ def evidence_of(race: Race) -> Evidence:
             for listed in [settings.get(finisher.name.removesuffix(f", best of {race.ladder}"))]
         ),
         outcome=_sentences(result.headline, result.detail) if result else "No run has ended well.",
-        verdicts={test.claim: claim_verdict(test, racing, scores) for test in tests},
+        verdicts=claim_verdicts(tests, racing, scores),
         notes=(
             *race.left_out,
             *race.notes,
@@ -286,7 +107,7 @@ def _rates_note(racing: list[Finisher]) -> str:
     listed = [
         f"{each.name} {formatting.rate(rate)}"
         for each in racing
-        if (rate := _rate(each.contestant.first).get("train.learning_rate")) is not None
+        if (rate := learning_rate(each.contestant.first)) is not None
     ]
     return f"Learning rates: {', '.join(listed)}."
 
@@ -312,13 +133,13 @@ def _seed_figures(figures: RunFigures, scores: RaceScores) -> SeedFigures:
 
 
 def _rate(figures: RunFigures) -> dict[str, float]:
-    rate = number((figures.spec.get("train") or {}).get("learning_rate"))
-    return {} if rate is None else {"train.learning_rate": float(rate)}
+    rate = learning_rate(figures)
+    return {} if rate is None else {"train.learning_rate": rate}
 
 
 def _times(run_id: str) -> tuple[float | None, float | None]:
     """When the last attempt at the run began and ended, in seconds since 1970."""
-    run = _run(run_id)
+    run = existing_run(run_id)
     if run is None:
         return None, None
     began = number((read_object(run.process) or {}).get("time"))

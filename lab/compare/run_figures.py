@@ -37,6 +37,7 @@ class RunFigures:
     seed: int
     base_loss: float | None
     loss: float | None
+    early_loss: float | None  # at the first evaluation, where there are several
     train_loss: float | None
     steps: int
     tokens: int
@@ -110,6 +111,7 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             seed=int(number(part(spec, "train").get("seed")) or 0),
             base_loss=number(base.get("eval/loss")),
             loss=number(held_out.last("eval/loss")),
+            early_loss=_first_of_several(held_out, "eval/loss"),
             train_loss=number(train.last("train/loss")),
             steps=int(train.last("step") or 0),
             tokens=tokens,
@@ -147,6 +149,12 @@ def _highest(columns: Columns, key: str) -> float | None:
     values = columns.get(key)
     values = values[np.isfinite(values)]
     return float(values.max()) if len(values) else None
+
+
+def _first_of_several(columns: Columns, key: str) -> float | None:
+    values = columns.get(key)
+    values = values[np.isfinite(values)]
+    return float(values[0]) if len(values) > 1 else None
 
 
 def energy_wh(device: Columns) -> float | None:

@@ -159,12 +159,16 @@ def plus_minus(difference: PairedDifference) -> str:
     return f"{abs(difference.mean):.{digits}f} ± {difference.half:.{digits}f}"
 
 
-def loss_difference(first: Contestant, second: Contestant) -> PairedDifference | None:
-    """By held-out row where both wrote them down, else by seed where both have several."""
-    by_row = difference_by_row(first, second)
+def loss_difference(
+    first: Contestant, second: Contestant, *, early: bool = False
+) -> PairedDifference | None:
+    """By held-out row where both wrote them down, else by seed where both have several. `early`:
+    at the first evaluation of several."""
+    by_row = difference_by_row(first, second, early=early)
     if by_row is not None:
         return by_row
-    apart = seed_difference(first.values("loss"), second.values("loss"))
+    key = "early_loss" if early else "loss"
+    apart = seed_difference(first.values(key), second.values(key))
     if apart is None:
         return None
     seeds = min(len(first.runs), len(second.runs))
@@ -181,14 +185,14 @@ def seed_difference(first: list[float], second: list[float]) -> tuple[float, flo
 
 def figure_difference(first: Contestant, second: Contestant, key: str) -> tuple[float, float]:
     """(the first's figure less the second's, what it has to exceed); NaN where one lacks it."""
-    if key == "loss":
-        difference = loss_difference(first, second)
-        if difference is None:
-            return (first.value(key) or math.nan) - (second.value(key) or math.nan), math.inf
-        return difference.mean, difference.half
     values = first.value(key), second.value(key)
     if values[0] is None or values[1] is None:
         return math.nan, math.inf
+    if key in ("loss", "early_loss"):
+        difference = loss_difference(first, second, early=key == "early_loss")
+        if difference is None:
+            return values[0] - values[1], math.inf
+        return difference.mean, difference.half
     apart = seed_difference(first.values(key), second.values(key))
     if apart is not None:
         return apart

@@ -30,6 +30,11 @@ class HeldOutLosses:
     sums: np.ndarray
 
     @property
+    def first(self) -> np.ndarray | None:
+        """(N,) of the earliest evaluation of the trained model; None without one."""
+        return self.sums[0] if len(self.sums) else None
+
+    @property
     def last(self) -> np.ndarray | None:
         """(N,) of the newest evaluation of the trained model; None without one."""
         return self.sums[-1] if len(self.sums) else None

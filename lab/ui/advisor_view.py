@@ -185,9 +185,7 @@ def settings_table(advice: Recommendation) -> None:
         {
             "Setting": escape_markdown(_title(setting.field, advice.method)),
             "Value": escape_markdown(_value(setting.value)),
-            "Follows": claim_links.link(setting.claim)
-            if claim_links.is_claim(setting.claim)
-            else "LoRA without regret",
+            "Follows": claim_links.link(setting.claim),
             "Why": escape_markdown(setting.why),
         }
         for setting in settings.reasons(advice.case, advice.approach)

@@ -6,7 +6,7 @@ import re
 
 from lab.advise import claims
 
-ID = re.compile(r"[A-D]\d{1,2}")
+ID = re.compile(r"[A-E]\d{1,2}")
 
 
 def is_claim(text: str) -> bool:

@@ -7,7 +7,9 @@ import streamlit as st
 
 from lab import formatting, paths
 from lab.compare import evidence, race_file, race_outcome, race_scores
+from lab.compare.claim_verdicts import claim_verdicts
 from lab.compare.contestants import MAX_SHOWN
+from lab.compare.finishers import Finisher, finishers
 from lab.compare.race_file import PROBE, TUNED, Race, RunCell
 from lab.errors import LabError
 from lab.runs import ladder, queue
@@ -208,7 +210,7 @@ def _contestant_of(race: Race, run_id: str) -> str:
 def _verdict(race: Race) -> None:
     """VERDICT: what the comparison says, what of the claims, and where to go on."""
     race_outcome.keep_ended()
-    racing = race_outcome.finishers(race)
+    racing = finishers(race)
     with st.container(border=True):
         st.caption("VERDICT")
         if not racing:
@@ -227,23 +229,25 @@ def _verdict(race: Race) -> None:
         _actions(race, racing)
 
 
-def _claims(race: Race, racing: list[race_outcome.Finisher]) -> None:
-    for test in race_outcome.tests_of(race):
-        verdict = race_outcome.claim_verdict(test, racing, race_scores.scores_of(race))
+def _claims(race: Race, racing: list[Finisher]) -> None:
+    tests = race_outcome.tests_of(race)
+    verdicts = claim_verdicts(tests, racing, race_scores.scores_of(race))
+    for claim, verdict in verdicts.items():
+        says = " ".join(test.sentence for test in tests if test.claim == claim)
         icon = VERDICT_ICONS[verdict.verdict]
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(
-                f":material/{icon}: **{escape_markdown(test.claim)} {verdict.verdict}** · "
-                f"{escape_markdown(test.sentence)}  \n:gray[{escape_markdown(verdict.sentence)}]",
+                f":material/{icon}: **{escape_markdown(claim)} {verdict.verdict}** · "
+                f"{escape_markdown(says)}  \n:gray[{escape_markdown(verdict.sentence)}]",
                 width="stretch",
             )
             st.page_link(
-                links.page("claims"), label=f"Claim {test.claim}", icon=":material/fact_check:",
-                query_params={"id": test.claim}, width="content",
+                links.page("claims"), label=f"Claim {claim}", icon=":material/fact_check:",
+                query_params={"id": claim}, width="content",
             )  # fmt: skip
 
 
-def _actions(race: Race, racing: list[race_outcome.Finisher]) -> None:
+def _actions(race: Race, racing: list[Finisher]) -> None:
     runs = race_file.compared_runs(race)
     with st.container(horizontal=True):
         if len(runs) > 1 and st.button(

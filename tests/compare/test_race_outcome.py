@@ -10,6 +10,8 @@ import pytest
 
 from lab.atomic_files import write_json
 from lab.compare import evidence, race_file, race_outcome, race_scores
+from lab.compare.claim_verdicts import verdict_of_test
+from lab.compare.finishers import finishers
 from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_file import ClaimTest, Race, RaceRun
 from lab.compare.race_scores import RaceScores
@@ -72,7 +74,7 @@ def forgetful() -> Race:
 def test_a_claim_is_held_against_a_difference_that_is_shown(
     forgetful: Race, test: ClaimTest, verdict: str
 ) -> None:
-    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(forgetful))
+    ruling = verdict_of_test(test, finishers(forgetful))
     assert ruling.verdict == verdict, ruling.sentence
     if test.figure == "forgetting":
         assert abs(ruling.value or 0) == pytest.approx(0.4)
@@ -84,16 +86,16 @@ def test_scores_decide_where_a_claim_names_one(forgetful: Race) -> None:
     test = ClaimTest("C21", "token_f1", "a", "b", "higher")
     values = dict(zip((each.run for each in forgetful.runs), (0.8, 0.82, 0.4, 0.41), strict=True))
     models = {run: {"token_f1": value} for run, value in values.items()}
-    racing = race_outcome.finishers(forgetful)
-    ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, models))
+    racing = finishers(forgetful)
+    ruling = verdict_of_test(test, racing, RaceScores("s", 9, models))
     assert ruling.verdict == "confirmed" and ruling.value == pytest.approx(0.405)
     unsure = {
         run: {"token_f1": value} for run, value in zip(values, (0.1, 0.9, 0.4, 0.41), strict=True)
     }
-    ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, unsure))
+    ruling = verdict_of_test(test, racing, RaceScores("s", 9, unsure))
     assert ruling.verdict == "open" and "No difference shown" in ruling.sentence
     fewer = dict(list(models.items())[:3])
-    ruling = race_outcome.claim_verdict(test, racing, RaceScores("s", 9, fewer))
+    ruling = verdict_of_test(test, racing, RaceScores("s", 9, fewer))
     assert "one seed each" in ruling.sentence, "b was scored with one"
     write_json(race_scores.file_of(forgetful), {"models": models, "dataset": "s", "questions": 9})
     figures = race_outcome.evidence_of(forgetful).contestants[0].seeds[1].figures
@@ -144,22 +146,22 @@ def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
     race = race_of(
         (probe, "a", 0, "probe"), (tuned, "a", 0, "tuned"), (default, "a", 0, "default"), ladder=3
     )
-    racing = race_outcome.finishers(race)
+    racing = finishers(race)
     assert [each.name for each in racing] == ["a, best of 3", "a"]
     listed = race_outcome.evidence_of(race).contestants
     assert [each.settings["train.learning_rate"] for each in listed] == [1e-3, 1e-4]
     assert race_file.compared_runs(race) == [tuned, default]
     test = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-4))
-    assert race_outcome.claim_verdict(test, racing).verdict == "off", "2.1 at 1e-3, 2.4 at 1e-4."
+    assert verdict_of_test(test, racing).verdict == "off", "2.1 at 1e-3, 2.4 at 1e-4."
     wide = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-3))
-    ruling = race_outcome.claim_verdict(wide, racing)
+    ruling = verdict_of_test(wide, racing)
     assert ruling.verdict == "confirmed" and ruling.value == 1e-3
     worse = record("wors", losses=(3.0, 2.0), learning_rate=1e-4)
     turned = race_of((tuned, "a", 0, "tuned"), (worse, "a", 0, "default"), ladder=3)
-    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(turned))
+    ruling = verdict_of_test(test, finishers(turned))
     assert ruling.verdict == "confirmed" and ruling.value == 1e-4, "Not what the probes chose."
     write_json(tuned.ladder_choice, json.loads(json.dumps(vars(LadderChoice(1e-4, {})))))
-    assert [each.name for each in race_outcome.finishers(race)] == ["a"], "Not trained twice."
+    assert [each.name for each in finishers(race)] == ["a"], "Not trained twice."
     assert race_file.compared_runs(race) == [default]
 
 
@@ -179,9 +181,9 @@ def test_large_figures_of_a_claim_are_written_out() -> None:
         for name, rank, (tokens, peak) in zip("ab", (4, 8), sizes, strict=True)
     ]
     race = race_of(*[(run, run.id[-4], 0, "default") for run in runs])
-    racing = race_outcome.finishers(race)
+    racing = finishers(race)
     sentences = [
-        race_outcome.claim_verdict(ClaimTest("A8", figure, "a", "b", "lower"), racing).sentence
+        verdict_of_test(ClaimTest("A8", figure, "a", "b", "lower"), racing).sentence
         for figure in ("tokens", "peak_bytes")
     ]
     assert sentences == [
@@ -208,7 +210,7 @@ def test_a_range_is_of_the_contestant_and_its_ladder_alone() -> None:
     longer = record("long", losses=(3.0, 2.0), learning_rate=1e-2)
     race = race_of((short, "a", 0, "default"), (longer, "ab", 0, "default"))
     test = ClaimTest("A3", "learning_rate", "a", ratio=(5e-5, 5e-4))
-    ruling = race_outcome.claim_verdict(test, race_outcome.finishers(race))
+    ruling = verdict_of_test(test, finishers(race))
     assert (ruling.verdict, ruling.value) == ("confirmed", 1e-4), "`ab` is another contestant"
 
 

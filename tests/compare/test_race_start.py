@@ -152,7 +152,7 @@ def test_contestants_of_one_method_differ_by_their_settings() -> None:
 
 
 def test_ready_races_are_races_and_their_tests_name_their_contestants() -> None:
-    from lab.compare.race_outcome import FIGURES, RATE
+    from lab.compare.claim_verdicts import FIGURES, RATE
     from lab.evals.score import TITLES
 
     assert len(ready_races.all_ready()) >= 4
@@ -164,8 +164,11 @@ def test_ready_races_are_races_and_their_tests_name_their_contestants() -> None:
             RunSpec.from_json(spec)
         names = {each.name for each in ready.contestants}
         names |= {f"{name}, best of {ready.ladder}" for name in names}
+        names |= {name.partition(" at ")[0] for name in names}
         for test in ready.tests:
-            assert test.of in names and test.than in names | {""}, f"{ready.name}: {test}"
+            assert {test.of, *test.less} <= names, f"{ready.name}: {test}"
+            assert test.than in names | {""}, f"{ready.name}: {test}"
+            assert len(test.less) in (0, 2)
             assert test.figure in {*FIGURES, *TITLES, RATE} and test.sentence
             assert test.expect in ("lower", "higher") and len(test.ratio) in (0, 2)
     with pytest.raises(LabError, match="no ready race"):

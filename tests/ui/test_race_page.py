@@ -15,7 +15,8 @@ from streamlit.testing.v1 import AppTest
 from lab import paths
 from lab.atomic_files import write_json
 from lab.checked_run import CheckedRun
-from lab.compare import evidence, race_file, race_outcome, race_start, ready_races
+from lab.compare import evidence, race_file, race_start, ready_races
+from lab.compare.finishers import finishers
 from lab.compare.race import Budget, RaceContestant, contestant_specs
 from lab.compare.race_start import RaceTerms
 from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
@@ -154,9 +155,7 @@ def test_a_race_that_runs_and_ends(
     assert all(each.mean("loss") for each in stored.contestants)
     assert stored.budget == "4 steps" and stored.code == race.code
     assert any(button.key == "race.compare" for button in at.button)
-    report = race_view.compare_export.html_report(
-        [each.contestant for each in race_outcome.finishers(race)]
-    )
+    report = race_view.compare_export.html_report([each.contestant for each in finishers(race)])
     assert "tiny lora · LoRA" in report and "https://" not in report.partition("<script")[0]
     at.button(key="race.repeat").click().run()
     assert not at.exception and at.session_state[race_form.ROWS] == [0, 1]

@@ -1,4 +1,4 @@
-"""Claims of four public articles, each held against what this lab computes, simulates or measures.
+"""Claims of five public articles, each held against what this lab computes, simulates or measures.
 
 `assets/claims.json` holds what is claimed, with the printed figures. A file of this folder holds
 functions that find the lab's own: one a claim, under `@finds`. They give figures, and the verdict
@@ -156,7 +156,7 @@ def get(claim_id: str) -> Claim:
     """The claim, in whatever case its id is written. Raises LabError."""
     known = {claim.id: claim for claim in all_claims()}
     if claim_id.upper() not in known:
-        raise LabError(f"There is no claim '{quote(claim_id)}'.", "Ids look like C3; A to D.")
+        raise LabError(f"There is no claim '{quote(claim_id)}'.", "Ids look like C3; A to E.")
     return known[claim_id.upper()]
 
 

@@ -16,6 +16,10 @@ UNTESTED = {
     "C14": "a race with and without general text",
     "C20": "a pair of runs with the forgetting probe",
     "C21": "a race on made-up facts, asked as questions",
+    "E1": "a race of learning rates",
+    "E2": "a race of target modules at equal parameters",
+    "E3": "a race of ranks with evaluations on the way",
+    "E4": "a race of batch sizes",
 }
 # and those that none here could
 OUT_OF_REACH = {

@@ -43,6 +43,7 @@ def judge(case: AdviceCase) -> RuleAnswer:
         f"{case.tokens:,} tokens need at most {need:,.0f} parameters; rank {rank} on all linear "
         f"layers has {rank * each:,.0f}: as good as full, at {TIMES_FULL_RATE} to "
         f"{TIMES_IN_SHORT_RUNS} times its learning rate.",
+        ("E2", "E3"),
     )
 
 

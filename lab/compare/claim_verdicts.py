@@ -1,0 +1,253 @@
+"""What a race says of the claims that it tests.
+
+A claim is held against a difference of two contestants and its 95 % interval: confirmed where the
+difference is shown in the direction of the claim, off where it is shown in the other one, open
+where it is not shown. A claim with several tests is confirmed where all of them are, and off where
+one of them is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lab import formatting
+from lab.atomic_files import number, part
+from lab.compare.contestants import Contestant
+from lab.compare.evidence import ClaimVerdict
+from lab.compare.finishers import Finisher
+from lab.compare.race_file import ClaimTest
+from lab.compare.race_scores import RaceScores
+from lab.compare.run_figures import RunFigures
+from lab.compare.verdict import figure_difference, seed_difference
+from lab.evals.score import TITLES
+
+# Figures of RunFigures that evidence keeps, by its field's name, with their words.
+FIGURES = {
+    "loss": "evaluation loss",
+    "early_loss": "evaluation loss at the first evaluation",
+    "base_loss": "evaluation loss of the base",
+    "forgetting": "forgetting",
+    "kl": "KL divergence from the base",
+    "seconds": "training time",
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "peak_bytes": "peak memory",
+    "tokens_per_s": "tokens/s",
+    "artifact_bytes": "size of the result",
+    "trainable": "trainable parameters",
+}
+
+RATE = "learning_rate"  # at which a contestant did best
+
+
+def claim_verdicts(
+    tests: Sequence[ClaimTest], racing: list[Finisher], scores: RaceScores | None = None
+) -> dict[str, ClaimVerdict]:
+    """{claim: verdict}, in the order of the tests."""
+    return {
+        claim: _together(
+            [verdict_of_test(test, racing, scores) for test in tests if test.claim == claim]
+        )
+        for claim in dict.fromkeys(test.claim for test in tests)
+    }
+
+
+def _together(verdicts: list[ClaimVerdict]) -> ClaimVerdict:
+    """Of all tests of one claim; `value` is that of the test which decides."""
+    decides = next(
+        (
+            each
+            for verdict in ("off", "open", "depends")
+            for each in verdicts
+            if each.verdict == verdict
+        ),
+        verdicts[0],
+    )
+    sentence = " ".join(each.sentence for each in verdicts)
+    return ClaimVerdict(decides.verdict, decides.value, sentence)
+
+
+def verdict_of_test(
+    test: ClaimTest, racing: list[Finisher], scores: RaceScores | None = None
+) -> ClaimVerdict:
+    """What the race says of one test. "open" where a contestant has no run that ended well."""
+    if test.figure == RATE:
+        return _rate_ratio_verdict(test, racing) if test.than else _rate_verdict(test, racing)
+    sides = {finisher.name: finisher.contestant for finisher in racing}
+    missing = [name for name in (test.of, test.than, *test.less) if name not in sides]
+    if missing:
+        return ClaimVerdict("open", None, f"No run of {missing[0]} has ended well.")
+    if test.figure in TITLES:
+        return _score_verdict(test, sides, scores)
+    apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
+    words = FIGURES.get(test.figure, test.figure)
+    if not math.isfinite(apart):
+        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
+    if test.ratio:
+        return _ratio_verdict(test, sides, words)
+    if test.less:
+        return _gap_verdict(test, sides, words, apart, half)
+    values = [sides[side].value(test.figure) for side in (test.of, test.than)]
+    seeds = min(len(sides[test.of].runs), len(sides[test.than].runs))
+    return _verdict(test, words, values, apart, half, seeds)
+
+
+def _verdict(
+    test: ClaimTest,
+    words: str,
+    values: list[float | None],
+    apart: float,
+    half: float,
+    seeds: int,
+) -> ClaimVerdict:
+    sides = " against ".join(
+        f"{side}: {_text(value, test.figure)}"
+        for side, value in zip((test.of, test.than), values, strict=True)
+    )
+    sentence = f"{_capital(words)} of {sides} ({_change(test, apart, half, seeds)})."
+    return _by_interval(test, apart, half, sentence)
+
+
+def _gap_verdict(
+    test: ClaimTest, sides: dict[str, Contestant], words: str, apart: float, half: float
+) -> ClaimVerdict:
+    """How much larger one difference is than another one, with both intervals added as those of
+    independent measurements: rather too much, since all contestants see the same rows."""
+    others = [sides[side] for side in test.less]
+    other, other_half = figure_difference(others[0], others[1], test.figure)
+    if not math.isfinite(other):
+        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
+    pairs = (
+        f"{_signed(apart, test.figure)} from {test.than} to {test.of} against "
+        f"{_signed(other, test.figure)} from {test.less[1]} to {test.less[0]}"
+    )
+    seeds = min(len(side.runs) for side in (sides[test.of], sides[test.than], *others))
+    gap, gap_half = apart - other, math.hypot(half, other_half)
+    sentence = f"{_capital(words)}: {pairs} ({_change(test, gap, gap_half, seeds)})."
+    return _by_interval(test, gap, gap_half, sentence)
+
+
+def _by_interval(test: ClaimTest, apart: float, half: float, sentence: str) -> ClaimVerdict:
+    if abs(apart) <= half:
+        return ClaimVerdict("open", apart, f"No difference shown. {sentence}")
+    is_lower = apart < 0
+    return ClaimVerdict(
+        "confirmed" if is_lower == (test.expect == "lower") else "off", apart, sentence
+    )
+
+
+def _change(test: ClaimTest, apart: float, half: float, seeds: int) -> str:
+    """ "+0.1 ± 0.02, 2 seeds each"."""
+    sure = "with nothing to say how sure that is"
+    if math.isfinite(half):
+        sure = f"± {_text(half, test.figure, digits=2)}"
+    seeds_text = "one seed each" if seeds == 1 else f"{seeds} seeds each"
+    return f"{_signed(apart, test.figure)} {sure}, {seeds_text}"
+
+
+def _score_verdict(
+    test: ClaimTest, sides: dict[str, Contestant], scores: RaceScores | None
+) -> ClaimVerdict:
+    """By the scores of each side's seeds on the race's questions."""
+    known = scores.models if scores is not None else {}
+    values = [
+        [
+            known[run.id][test.figure]
+            for run in sides[side].runs
+            if test.figure in known.get(run.id, {})
+        ]
+        for side in (test.of, test.than)
+    ]
+    words = TITLES[test.figure]
+    if not all(values):
+        return ClaimVerdict("open", None, f"The runs were not scored, so {words} is not known.")
+    means = [sum(each) / len(each) for each in values]
+    apart, half = seed_difference(*values) or (means[0] - means[1], math.inf)
+    return _verdict(test, words, list(means), apart, half, min(map(len, values)))
+
+
+def _ratio_verdict(test: ClaimTest, sides: dict[str, Contestant], words: str) -> ClaimVerdict:
+    """Whether the figure of one is so many times the other's; `value` is the measured ratio."""
+    values = sides[test.of].value(test.figure), sides[test.than].value(test.figure)
+    if values[0] is None or not values[1]:
+        return ClaimVerdict("open", None, f"The runs did not measure {words}.")
+    ratio, (low, high) = values[0] / values[1], test.ratio[:2]
+    sentence = (
+        f"{_capital(words)} of {test.of} is {ratio:.2f} times that of {test.than} "
+        f"({_text(values[0], test.figure)} against {_text(values[1], test.figure)}); "
+        f"claimed: {low:g} to {high:g} times."
+    )
+    return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
+
+
+def _rate_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
+    """Whether the rate at which a contestant did best on the whole budget lies between the claim's
+    two: what the short runs of a ladder chose need not be that one."""
+    losses = _losses_by_rate(test.of, racing)
+    if not losses:
+        return ClaimVerdict("open", None, "No learning rate has an evaluation loss.")
+    best = min(losses, key=lambda rate: losses[rate])
+    low, high = test.ratio[:2]
+    sentence = (
+        f"{_best_rate(test.of, losses)}; "
+        f"claimed: {formatting.rate(low)} to {formatting.rate(high)}."
+    )
+    return ClaimVerdict("confirmed" if low <= best <= high else "off", best, sentence)
+
+
+def _rate_ratio_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
+    """Whether the best rate of one is so many times the other's; `value` is that ratio."""
+    sides = {side: _losses_by_rate(side, racing) for side in (test.of, test.than)}
+    for side, losses in sides.items():
+        if not losses:
+            return ClaimVerdict("open", None, f"No run of {side} has ended well.")
+    best = [min(losses, key=lambda rate: losses[rate]) for losses in sides.values()]
+    ratio, (low, high) = float(f"{best[0] / best[1]:.3g}"), test.ratio[:2]
+    tried = "; ".join(_best_rate(side, losses) for side, losses in sides.items())
+    sentence = f"{tried}: {ratio:g} times as high; claimed: {low:g} to {high:g} times."
+    return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
+
+
+def _losses_by_rate(name: str, racing: list[Finisher]) -> dict[float, float]:
+    """{learning rate: evaluation loss} of a contestant on the whole budget: its own rate, the one
+    that a ladder chose ("LoRA, best of 3"), and contestants named by theirs ("LoRA at 2e-4")."""
+    return {
+        rate: loss
+        for each in racing
+        if each.name == name or each.name.startswith((f"{name}, best of ", f"{name} at "))
+        if (rate := learning_rate(each.contestant.first)) is not None
+        if (loss := each.contestant.value("loss")) is not None
+    }
+
+
+def _best_rate(name: str, losses: dict[float, float]) -> str:
+    best = min(losses, key=lambda rate: losses[rate])
+    listed = ", ".join(f"{formatting.rate(rate)}: {loss:.2f}" for rate, loss in losses.items())
+    return (
+        f"{name} did best at a learning rate of {formatting.rate(best)} (evaluation losses on "
+        f"the whole budget: {listed})"
+    )
+
+
+def learning_rate(figures: RunFigures) -> float | None:
+    """That of the run's spec."""
+    rate = number(part(figures.spec, "train").get("learning_rate"))
+    return None if rate is None else float(rate)
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _signed(value: float, figure: str) -> str:
+    return f"{'-' if value < 0 else '+'}{_text(abs(value), figure)}"
+
+
+def _text(value: float | None, figure: str = "", digits: int = 3) -> str:
+    """Never "1.23e+03": whole numbers where `digits` do not reach."""
+    if value is None:
+        return "–"
+    if figure.endswith("_bytes"):
+        return formatting.size(value)
+    return f"{value:.{digits}g}" if abs(value) < 10**digits - 0.5 else f"{value:,.0f}"
