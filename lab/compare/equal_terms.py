@@ -145,10 +145,21 @@ def _other_tokens(runs: Sequence[RunFigures]) -> list[str]:
     limit = _limit(runs)
     if len(ended) < 2 or (limit is not None and limit[0] != "max_tokens"):
         return []
-    if max(tokens) <= TOKENS_APART * min(tokens):
+    if max(tokens) <= TOKENS_APART * min(tokens) or _end_by_budget(ended):
         return []
     numbers = ", ".join(f"{value:,}" for value in dict.fromkeys(tokens))
     return [f"They trained on different numbers of tokens: {numbers}."]
+
+
+def _end_by_budget(runs: Sequence[RunFigures]) -> bool:
+    """Whether all ended with the step that reached their common budget of tokens; a step may hold
+    half as much again as the mean one."""
+    limit = _limit(runs)
+    if limit is None or limit[0] != "max_tokens":
+        return False
+    return all(
+        limit[1] <= run.tokens <= limit[1] + 1.5 * run.tokens / max(1, run.steps) for run in runs
+    )
 
 
 def _remarks(
@@ -166,6 +177,11 @@ def _remarks(
         remarks.append("Some pack several examples into a row.")
     if _differ(runs, _batch):
         remarks.append(f"Batch sizes differ: {_listed(runs, _batch, stored)}.")
+    tokens = [run.tokens for run in runs]
+    if max(tokens) > TOKENS_APART * min(tokens) and _end_by_budget(runs):
+        remarks.append(
+            f"A budget ends with a whole step: {min(tokens):,} to {max(tokens):,} tokens."
+        )
     if _differ(runs, _precision):
         remarks.append(f"Precisions differ: {_listed(runs, _precision, stored)}.")
     if _differ([run for run in runs if run.device], lambda run: run.device):

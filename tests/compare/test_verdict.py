@@ -102,6 +102,31 @@ def test_unequal_runs_get_no_verdict() -> None:
     assert result.best is None and result.badges == ()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "limit", "is_comparable"),
+    [
+        ((1040, 1700), 1000, True),  # steps of 520 and 850 tokens
+        ((1040, 1700), 1050, False),  # the first ended before its budget
+        ((1040, 4100), 1000, False),  # 3,100 more are more than a step and a half of 2,050
+        ((1040, 1700), None, False),
+    ],
+)
+def test_runs_that_end_with_the_step_that_reaches_their_budget_are_comparable(
+    tokens: tuple[int, int], limit: int | None, is_comparable: bool
+) -> None:
+    first, second = (
+        record(letters, letters, losses=(3.0, 2.4 + part), tokens=each, max_tokens=limit, **train)
+        for letters, each, part, train in zip(
+            ("aaaa", "bbbb"), tokens, (0.0, 0.5), ({}, {"batch_size": 16}), strict=True
+        )
+    )
+    terms = equal_terms(contestants([first, second]), name)
+    assert (terms.unequal == ()) == is_comparable, terms
+    remark = "A budget ends with a whole step: 1,040 to 1,700 tokens."
+    assert (remark in terms.remarks) == is_comparable
+    assert judge(first, second).best == (first.id if is_comparable else None)
+
+
 def test_while_one_trains_they_are_compared_at_the_same_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,7 +17,7 @@ def test_a_claim_is_tested_and_its_verdict_turns(page: Page, server: Server) -> 
     page.goto(f"{server.url}/claims?id=C11")
     # while the page is drawn anew, the old heading may stand below the new one for a moment
     verdict = page.get_by_role("heading", level=4).first
-    expect(verdict).to_contain_text("Open until tested", timeout=120_000)
+    expect(verdict).to_contain_text("Open", timeout=120_000)
     widget(page, "claims.test.C11").get_by_role("button").click()
     expect(page.get_by_text(re.compile("Both runs take about"))).to_be_visible(timeout=120_000)
     widget(page, "claims.queue").get_by_role("button").dblclick()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from lab import paths
 from lab.compare import race_file
-from lab.models import catalog
-from tests.conftest import end_workers
-from tests.e2e.conftest import Server, end_chat, fill, settled, widget
+from tests.e2e.conftest import Server, fill, settled, widget
 from tests.e2e.offline import read_offline
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-def server(lab_home: Path, tiny_model: Path, tmp_path: Path) -> Iterator[Server]:
-    """A server whose built-in model is a small one, so that a run takes seconds."""
-    models = tmp_path / "models"
-    models.mkdir()
-    (models / catalog.BUILT_IN[0].name).symlink_to(tiny_model)
-    server = Server(lab_home, models)
-    server.start()
-    yield server
-    server.kill()
-    end_workers(lab_home)
-    end_chat(lab_home)
 
 
 def test_a_race_is_started_watched_and_read_offline(
