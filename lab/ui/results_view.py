@@ -16,6 +16,7 @@ from lab.spec import RunSpec
 from lab.ui import cards as shared_cards
 from lab.ui import colours, downloads, links, run_picker, titles
 from lab.ui.fragments import fragment
+from lab.ui.frame import end_page
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 LOOK_S = 1.0
@@ -29,11 +30,14 @@ FORMATS = {
 }  # fmt: skip
 
 
-def choose() -> RunDir | None:
-    """The result that the address names, else the newest one."""
+def choose() -> RunDir:
+    """The result that the address names, else the newest one. Without a result it says how to get
+    one, and ends the page."""
     ids = [run.id for run in paths.all_runs() if run.artifact.is_dir()]
     if not ids:
-        return None
+        st.info("No results yet. A run that has ended leaves one.", icon=":material/info:")
+        st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
+        end_page()
     requested = st.query_params.get("run", "")
     if requested and requested not in ids:
         st.warning(
