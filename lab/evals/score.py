@@ -221,7 +221,7 @@ def _answer(loaded: LoadedModel, named: ModelRef, item: Item, terms: ScoreTerms)
     likeliest = _likeliest(loaded, item, terms) if item.options else ""
     text = ""
     if terms.kind != "choices":
-        text = generate.answer(loaded, named, list(item.messages), terms.settings)["text"]
+        text = generate.answer(loaded, named, list(item.messages), terms.settings).text
     label = scores.closest_label(text, item.options) if terms.kind == "labels" else ""
     return ScoredAnswer(text, likeliest, label, answer_figures(text, likeliest, item, terms))
 

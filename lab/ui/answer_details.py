@@ -9,6 +9,7 @@ import math
 import streamlit as st
 
 from lab.chat import client, conversations, examples
+from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat
 from lab.errors import LabError
 from lab.ui import cards, chat_panes
@@ -44,12 +45,13 @@ def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
     if not answer.receipt:
         st.caption("There is no receipt: the answer did not begin.")
         return
-    for line in chat_panes.proof_lines(answer.receipt):
+    known = AnswerReceipt.from_json(answer.receipt)
+    for line in chat_panes.proof_lines(known):
         st.markdown(line)
     st.caption("The prompt as it was read")
-    st.code(visible(answer.receipt["prompt"]), language=None, wrap_lines=True)
+    st.code(visible(known.prompt), language=None, wrap_lines=True)
     rest = dict(answer.receipt)
-    rest.pop("prompt")  # it stands above
+    rest.pop("prompt", None)  # it stands above
     cards.json_code(rest)
     st.download_button(
         "Download the receipt", examples.receipt_file(chat, number, name),

@@ -9,8 +9,8 @@ import time
 import streamlit as st
 
 from lab import formatting
-from lab.atomic_files import part
 from lab.chat import client
+from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.side_by_side import prompt_warning
 from lab.ui import answer_details, chat_panes
@@ -69,7 +69,10 @@ def _turn(chat: Chat, number: int) -> None:
             ):  # fmt: skip
                 run_action(lambda: client.answer_again(chat.id))
     warning = prompt_warning(
-        {chat_panes.pane(name).title: answer.receipt for name, answer in turn.answers.items()}
+        {
+            chat_panes.pane(name).title: AnswerReceipt.from_json(answer.receipt)
+            for name, answer in turn.answers.items()
+        }
     )
     if warning:
         st.caption(f":material/warning: {escape_markdown(warning)}")
@@ -91,11 +94,11 @@ def _answer(chat: Chat, number: int, name: str) -> None:
     turn = chat.turns[number]
     answer = turn.answers[name]
     st.markdown(chat_panes.pane(name).heading)
-    problems = part(answer.receipt, "proof").get("problems") or []
-    for problem in problems:
+    receipt = AnswerReceipt.from_json(answer.receipt)
+    for problem in receipt.proof.problems if receipt.proof else ():
         st.markdown(f":red[:material/warning: {escape_markdown(problem)}]")
-    if answer.receipt.get("warning"):
-        st.caption(f":material/warning: {escape_markdown(answer.receipt['warning'])}")
+    if receipt.warning:
+        st.caption(f":material/warning: {escape_markdown(receipt.warning)}")
     _text(turn, name)
     if answer.finish == "failed":
         st.markdown(f":red[{escape_markdown(answer.error)}]")

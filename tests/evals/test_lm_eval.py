@@ -12,6 +12,7 @@ import pytest
 
 from lab import cli
 from lab.chat import models as chat_models
+from lab.chat.answers import ModelAnswer
 from lab.data import catalog
 from lab.evals import harness_tasks, lm_eval_scores, score
 from lab.paths import RunDir
@@ -53,7 +54,8 @@ def test_the_harness_and_our_scorer_say_the_same(
     name = options_set(tmp_path / "set.jsonl", monkeypatch, kind)
     names = [chat_models.parse(f"run:{run.id}") for run in trained]
     theirs = lm_eval_scores.measure(names, name, 50)
-    monkeypatch.setattr(generate, "answer", lambda *rest: {"text": ""})  # what is written is ours
+    # what is written is ours
+    monkeypatch.setattr(generate, "answer", lambda *rest: ModelAnswer(model=""))
     ours = score.score(names, name)
     key = {"choices": "centred_accuracy", "labels": "likely_accuracy"}[kind]
     field = {"choices": "centred", "labels": "accuracy"}[kind]

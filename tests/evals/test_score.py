@@ -11,6 +11,7 @@ import pytest
 
 from lab.atomic_files import write_json
 from lab.chat import models as chat_models
+from lab.chat.answers import ModelAnswer
 from lab.chat.models import LoadedModel, ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.data import catalog
@@ -25,8 +26,9 @@ def parrot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
     first. `parrot(base={...}, run={...})`."""
     answers: dict[str, dict[str, str]] = {}
 
-    def answer(loaded: Any, named: ModelRef, messages: list[Any], settings: Any) -> dict[str, str]:
-        return {"text": answers[named.name].get(messages[-1]["content"], "")}
+    def answer(loaded: Any, named: ModelRef, messages: list[Any], settings: Any) -> ModelAnswer:
+        text = answers[named.name].get(messages[-1]["content"], "")
+        return ModelAnswer(model=named.name, text=text)
 
     monkeypatch.setattr("lab.chat.generate.answer", answer)
     monkeypatch.setattr(chat_models, "load", lambda named: LoadedModel(None, named.name))
