@@ -111,7 +111,7 @@ def test_values_are_quoted_on_one_short_line() -> None:
 
 
 def test_a_form_learns_everything_of_an_option() -> None:
-    rows = {row["name"]: row for row in schema.describe(Config)}
+    rows = {field.name: field.to_json() for field in schema.describe(Config)}
     assert rows["count"] == {
         "name": "count", "type": "integer", "default": 3, "title": "Count", "help": "A count.",
         "min": 1, "max": 10,

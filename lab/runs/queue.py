@@ -45,7 +45,7 @@ class QueueSettings:
     )
 
 
-def describe() -> list[dict[str, Any]]:
+def describe() -> list[schema.FieldDescription]:
     """The queue's settings with their help, for forms."""
     return schema.describe(QueueSettings)
 

@@ -45,7 +45,7 @@ def folded(label: str, section: str, config: type, names: list[str]) -> None:
 def changes(section: str, config: type, names: list[str]) -> int:
     """How many of the fields hold something else than their default."""
     hints = schema.field_types(config)
-    defaults = {row["name"]: row["default"] for row in schema.describe(config)}
+    defaults = {field.name: field.default for field in schema.describe(config)}
     fields = {field.name: field for field in dataclasses.fields(config)}
     return sum(
         form.parse_input(
