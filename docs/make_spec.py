@@ -26,7 +26,7 @@ def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
         if option.name in skip:
             continue
         limits = [
-            f"{key} {schema.number(option.metadata[key])}"
+            f"{key} {schema.number_text(option.metadata[key])}"
             for key in ("min", "above", "max")
             if key in option.metadata
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import devices, gpu_table, paths
-from lab.atomic_files import number, read_object, write_json
+from lab.atomic_files import finite_number, read_object, write_json
 from lab.devices import HostGpu
 from lab.errors import LabError
 
@@ -157,7 +157,7 @@ def time_product(seconds: float = 1.0) -> float:
     flops = product_flops(seconds=seconds)
     before = read_object(machine_file()) or {}
     if before.get("cores") == os.cpu_count():
-        flops = max(flops, number(before.get("cpu_peak_flops")) or 0.0)
+        flops = max(flops, finite_number(before.get("cpu_peak_flops")) or 0.0)
     try:
         paths.make_folder(machine_file().parent)
         write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})

@@ -250,13 +250,13 @@ def _bounds(value: Any, limits: Any) -> str:
     low, above, high = limits.get("min"), limits.get("above"), limits.get("max")
     if isinstance(value, (int, float)):
         if above is not None and not value > above:
-            return f"is {number(value)}; it must be above {number(above)}{_up_to(high)}."
+            return f"is {number_text(value)}; it must be above {number_text(above)}{_up_to(high)}."
         if low is not None and value < low:
-            return f"is {number(value)}; it must be at least {number(low)}{_up_to(high)}."
+            return f"is {number_text(value)}; it must be at least {number_text(low)}{_up_to(high)}."
         if value in limits.get("excluded", ()):
-            return f"is {number(value)}, which is not allowed. {limits['help']}"
+            return f"is {number_text(value)}, which is not allowed. {limits['help']}"
         if high is not None and value > high:
-            return f"is {number(value)}; it must be at most {number(high)}."
+            return f"is {number_text(value)}; it must be at most {number_text(high)}."
     if isinstance(value, str):
         return _text(value, limits)
     if isinstance(value, dict):
@@ -302,10 +302,10 @@ def _text(value: str, limits: Any) -> str:
 
 
 def _up_to(high: Any) -> str:
-    return "" if high is None else f" and at most {number(high)}"
+    return "" if high is None else f" and at most {number_text(high)}"
 
 
-def number(value: float) -> str:
+def number_text(value: float) -> str:
     """12,000 and 0.0002, as a person writes them."""
     if isinstance(value, int) and abs(value) < 10**18:
         return f"{value:,}"

@@ -240,7 +240,7 @@ def show_matrix(arguments: argparse.Namespace) -> Output:
     rows = compatibility.matrix(methods.all_methods())
 
     def display() -> None:
-        numbers = [str(number) for number, _ in enumerate(compatibility.FEATURES, 1)]
+        numbers = [str(position) for position, _ in enumerate(compatibility.FEATURES, 1)]
         lines = [
             [row.name, *["yes" if cell.yes else "–" for cell in row.cells.values()]] for row in rows
         ]

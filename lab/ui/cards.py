@@ -9,7 +9,7 @@ import streamlit as st
 
 from lab import access, formatting
 from lab import host as this_machine
-from lab.atomic_files import number, read_object
+from lab.atomic_files import finite_number, read_object
 from lab.preflight import doctor
 from lab.ui import run_state
 from lab.ui.markdown_safety import escape_markdown, plain
@@ -56,7 +56,7 @@ def free_memory() -> str:
 def machine() -> None:
     """Processor, memory, GPU, disk, and what that means for training."""
     facts = _machine()
-    peak = number((read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops"))
+    peak = finite_number((read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops"))
     rows = [
         ("memory", "CPU", f"{facts.processor}, {facts.cores} cores"),
         (

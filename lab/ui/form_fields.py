@@ -103,5 +103,5 @@ def widget(section: str, field: Any, hint: Any) -> None:
 def help_text(limits: Any) -> str:
     """The field's help with its bounds."""
     names = {"min": "at least", "above": "above", "max": "at most"}
-    bounds = [f"{names[key]} {schema.number(limits[key])}" for key in names if key in limits]
+    bounds = [f"{names[key]} {schema.number_text(limits[key])}" for key in names if key in limits]
     return f"{limits['help']} ({', '.join(bounds)})" if bounds else str(limits["help"])
