@@ -302,4 +302,4 @@ def ratio(ours: Answers, theirs: Answers) -> dict[str, Any] | None:
 
 def _device() -> str:
     gpus = host.gpus()
-    return str(gpus[0].name if gpus else host.describe()["processor"])
+    return gpus[0].name if gpus else host.describe().processor

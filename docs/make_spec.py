@@ -23,22 +23,22 @@ problems are reported at once. This page is written from the code by `python doc
 def rows(config: type, skip: tuple[str, ...] = ()) -> list[str]:
     lines = ["| key | title | type | default | what it does |", "|---|---|---|---|---|"]
     for option in schema.describe(config):
-        if option["name"] in skip:
+        if option.name in skip:
             continue
         limits = [
-            f"{key} {schema.number(option[key])}"
+            f"{key} {schema.number_text(option.metadata[key])}"
             for key in ("min", "above", "max")
-            if key in option
+            if key in option.metadata
         ]
-        if "choices" in option:
-            limits.append("one of " + ", ".join(option["choices"]))
-        if "members" in option:
-            limits.append("any of " + ", ".join(option["members"]))
-        help = " ".join([option["help"], f"({'; '.join(limits)})" if limits else ""]).strip()
-        default = "null" if option["default"] is None else option["default"]
-        if "formerly" in option:
-            help += f" Formerly `{option['formerly']}`, which is still read."
-        cells = [f"`{option['name']}`", option["title"], option["type"], str(default), help]
+        if "choices" in option.metadata:
+            limits.append("one of " + ", ".join(option.metadata["choices"]))
+        if "members" in option.metadata:
+            limits.append("any of " + ", ".join(option.metadata["members"]))
+        help = " ".join([option.help, f"({'; '.join(limits)})" if limits else ""]).strip()
+        default = "null" if option.default is None else option.default
+        if "formerly" in option.metadata:
+            help += f" Formerly `{option.metadata['formerly']}`, which is still read."
+        cells = [f"`{option.name}`", option.title, option.type, str(default), help]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

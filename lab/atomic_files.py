@@ -173,7 +173,7 @@ def part(value: Any, *keys: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def number(value: Any) -> float | int | None:
+def finite_number(value: Any) -> float | int | None:
     """A stored value as a finite number that a double can hold, or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, TypeVar, get_args, get_origin
 
 from lab import schema
-from lab.atomic_files import number
+from lab.atomic_files import finite_number
 
 Kind = TypeVar("Kind")
 
@@ -62,7 +62,7 @@ def _value(hint: Any, value: Any, damaged: list[str] | None) -> Any:
         ):
             return hint(value)
         if hint in (int, float):
-            finite = number(value)
+            finite = finite_number(value)
             if finite is not None and (hint is float or finite == int(finite)):
                 return finite if hint is float else int(finite)
         elif hint in (str, bool) and isinstance(value, hint):

@@ -6,38 +6,54 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lab import devices, gpu_table, paths
-from lab.atomic_files import number, read_object, write_json
+from lab.atomic_files import finite_number, read_object, write_json
 from lab.devices import HostGpu
 from lab.errors import LabError
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """This machine; `cores` are those that this process may use. A dataclass that is JSON as it
+    is, by `asdict`."""
+
+    system: str  # such as "Linux 6.1.0 x86_64"
+    python: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    memory_free_bytes: int
+    disk_free_bytes: int  # where LAB_HOME is, or will be
+    home: str
+    gpus: tuple[HostGpu, ...] = ()
 
 
 def machine_file() -> Path:
     return paths.home() / "machine.json"
 
 
-def describe() -> dict[str, Any]:
+def describe() -> HostFacts:
     """Processors, memory, disk and GPUs, without loading torch."""
     import psutil
 
     home = paths.home()
     existing = next(folder for folder in [home, *home.parents] if folder.exists())
     disk = shutil.disk_usage(existing)
-    return {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
-        "memory_free_bytes": psutil.virtual_memory().available,
-        "disk_free_bytes": disk.free,
-        "home": str(home),
-        "gpus": [asdict(gpu) for gpu in gpus()],
-    }
+    return HostFacts(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total,
+        memory_free_bytes=psutil.virtual_memory().available,
+        disk_free_bytes=disk.free,
+        home=str(home),
+        gpus=tuple(gpus()),
+    )
 
 
 def gpus() -> list[HostGpu]:
@@ -141,7 +157,7 @@ def time_product(seconds: float = 1.0) -> float:
     flops = product_flops(seconds=seconds)
     before = read_object(machine_file()) or {}
     if before.get("cores") == os.cpu_count():
-        flops = max(flops, number(before.get("cpu_peak_flops")) or 0.0)
+        flops = max(flops, finite_number(before.get("cpu_peak_flops")) or 0.0)
     try:
         paths.make_folder(machine_file().parent)
         write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})

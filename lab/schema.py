@@ -19,7 +19,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from lab.errors import Problem
@@ -46,8 +46,30 @@ def option(default: Any, title: str, help: str, **limits: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def describe(config: type) -> list[dict[str, Any]]:
-    """The options of a config dataclass as JSON: name, type, default, title, help and bounds."""
+@dataclasses.dataclass(frozen=True)
+class FieldDescription:
+    """One option of a config dataclass. `type` is in words; `metadata` holds title, help and
+    bounds, as the top of this file lists them."""
+
+    name: str
+    type: str
+    default: Any
+    metadata: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        return str(self.metadata["title"])
+
+    @property
+    def help(self) -> str:
+        return str(self.metadata["help"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "type": self.type, "default": self.default, **self.metadata}
+
+
+def describe(config: type) -> list[FieldDescription]:
+    """The options of a config dataclass, in their order."""
     hints = field_types(config)
     rows = []
     for field in dataclasses.fields(config):
@@ -57,8 +79,9 @@ def describe(config: type) -> list[dict[str, Any]]:
             if missing and field.default_factory is not dataclasses.MISSING
             else (None if missing else field.default)
         )
-        row = {"name": field.name, "type": type_name(hints[field.name]), "default": default}
-        rows.append(row | dict(field.metadata))
+        rows.append(
+            FieldDescription(field.name, type_name(hints[field.name]), default, field.metadata)
+        )
     return rows
 
 
@@ -227,13 +250,13 @@ def _bounds(value: Any, limits: Any) -> str:
     low, above, high = limits.get("min"), limits.get("above"), limits.get("max")
     if isinstance(value, (int, float)):
         if above is not None and not value > above:
-            return f"is {number(value)}; it must be above {number(above)}{_up_to(high)}."
+            return f"is {number_text(value)}; it must be above {number_text(above)}{_up_to(high)}."
         if low is not None and value < low:
-            return f"is {number(value)}; it must be at least {number(low)}{_up_to(high)}."
+            return f"is {number_text(value)}; it must be at least {number_text(low)}{_up_to(high)}."
         if value in limits.get("excluded", ()):
-            return f"is {number(value)}, which is not allowed. {limits['help']}"
+            return f"is {number_text(value)}, which is not allowed. {limits['help']}"
         if high is not None and value > high:
-            return f"is {number(value)}; it must be at most {number(high)}."
+            return f"is {number_text(value)}; it must be at most {number_text(high)}."
     if isinstance(value, str):
         return _text(value, limits)
     if isinstance(value, dict):
@@ -279,10 +302,10 @@ def _text(value: str, limits: Any) -> str:
 
 
 def _up_to(high: Any) -> str:
-    return "" if high is None else f" and at most {number(high)}"
+    return "" if high is None else f" and at most {number_text(high)}"
 
 
-def number(value: float) -> str:
+def number_text(value: float) -> str:
     """12,000 and 0.0002, as a person writes them."""
     if isinstance(value, int) and abs(value) < 10**18:
         return f"{value:,}"

@@ -4,14 +4,14 @@ import streamlit as st
 
 from lab.chat import models as chat_models
 from lab.ui import chat_history, chat_panes, chat_settings, chat_turns, chat_view, links, vote_view
-from lab.ui.frame import head
+from lab.ui.frame import end_page, head
 
 actions = head("Chat")
 titles = chat_models.available()
 if not titles:
     st.info("No model available yet. Run `make setup` to install the built-in model.")
     st.page_link(links.page("home"), label="Home", icon=":material/home:")
-    st.stop()
+    end_page()
 
 chat = chat_history.current()
 names = chat_panes.chosen(titles, chat)
@@ -26,7 +26,7 @@ with actions.popover("Settings", icon=":material/tune:", key="chat.settings"):
 vote_view.switch(actions)
 if is_blind:
     vote_view.show(names, titles, settings)
-    st.stop()
+    end_page()
 
 chat_panes.heads(names, titles, chat)
 chat_view.terms(settings, chat)

@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab.ui import chart_style, data_source, data_view, row_editor, submit
 from lab.ui.charts import View
-from lab.ui.frame import head
+from lab.ui.frame import end_page, head
 
 head("Data")
 submit.warm()
@@ -15,7 +15,7 @@ with grid.cell():
         chosen = data_source.choose()
     if not chosen:
         st.info("Choose a dataset to preview its examples and tokens.", icon=":material/info:")
-        st.stop()
+        end_page()
     with st.container(border=True):
         spec = data_view.settings(chosen)
     train_button = st.container()
@@ -28,7 +28,7 @@ with grid.cell():
         data_view.show_template_notes(preview)
 if preview is None:  # the rows can be looked at, and mended
     row_editor.show(chosen)
-    st.stop()
+    end_page()
 
 view = View(dark=chart_style.is_dark())
 length = spec["data"]["max_length"]

@@ -6,7 +6,6 @@ from lab.ui import (
     checkpoint_panel,
     end_card,
     forgotten,
-    links,
     monitor_charts,
     monitor_details,
     monitor_view,
@@ -17,11 +16,6 @@ from lab.ui.frame import head
 
 actions = head("Monitor")
 run = monitor_view.choose()
-if run is None:
-    st.info("No runs yet. Start one, and it appears here.", icon=":material/info:")
-    st.page_link(links.page("home"), label="Quick start", icon=":material/play_arrow:")
-    st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
-    st.stop()
 with actions:
     monitor_view.pick(run)
     monitor_view.actions_while_active(run)

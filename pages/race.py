@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab.compare import race_file
 from lab.ui import race_forecast, race_form, race_menu, race_view, submit
-from lab.ui.frame import head
+from lab.ui.frame import end_page, head
 from lab.ui.markdown_safety import escape_markdown
 
 chosen = st.query_params.get("race", "")
@@ -13,14 +13,14 @@ if chosen:
     actions = head(f"Race · {escape_markdown(race.title)}")
     race_menu.menus(actions, is_form=False)
     race_view.show(race)
-    st.stop()
+    end_page()
 
 race_menu.take_ready()
 actions = head("Race")
 race_menu.menus(actions, is_form=True)
 if not race_form.is_filled():
     race_menu.ready_cards()
-    st.stop()
+    end_page()
 submit.ticket()
 submit.warm()
 with st.container(border=True):

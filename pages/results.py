@@ -2,15 +2,11 @@
 
 import streamlit as st
 
-from lab.ui import links, results_forms, results_tabs, results_view
+from lab.ui import results_forms, results_tabs, results_view
 from lab.ui.frame import head
 
 actions = head("Results")
 run = results_view.choose()
-if run is None:
-    st.info("No results yet. A run that has ended leaves one.", icon=":material/info:")
-    st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
-    st.stop()
 with actions:
     results_view.pick(run)
 

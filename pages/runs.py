@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab.runs import index
 from lab.ui import import_panel, links, queue_panel, runs_bar, runs_view
-from lab.ui.frame import head
+from lab.ui.frame import end_page, head
 
 actions = head("Runs")
 with actions:
@@ -13,7 +13,7 @@ entries = index.entries()
 if not entries:
     st.info("No runs yet. The first run appears here when you start it.", icon=":material/info:")
     st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
-    st.stop()
+    end_page()
 
 queue_panel.show()
 runs_bar.outcome_of_last_action()

@@ -107,11 +107,11 @@ def test_values_are_quoted_on_one_short_line() -> None:
     assert len(long) == 78 and long.endswith("x…")
     assert schema.quote("a\nb\x1b[0m") == "a\\x0ab\\x1b[0m"
     assert schema.quote({"a": [1, None]}) == '{"a": [1, null]}'
-    assert schema.number(12_000) == "12,000" and schema.number(0.0002) == "0.0002"
+    assert schema.number_text(12_000) == "12,000" and schema.number_text(0.0002) == "0.0002"
 
 
 def test_a_form_learns_everything_of_an_option() -> None:
-    rows = {row["name"]: row for row in schema.describe(Config)}
+    rows = {field.name: field.to_json() for field in schema.describe(Config)}
     assert rows["count"] == {
         "name": "count", "type": "integer", "default": 3, "title": "Count", "help": "A count.",
         "min": 1, "max": 10,

@@ -157,7 +157,7 @@ def own_memory_gb() -> float:
     if cards:
         known = gpu_table.known(host.largest(cards).name)
         return known.label_gb if known else round(host.largest(cards).memory_bytes / 1e9)
-    return float(round(host.describe()["memory_bytes"] / 1e9, 1))
+    return float(round(host.describe().memory_bytes / 1e9, 1))
 
 
 def parse(value: Any) -> AdviceCase:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lab.advise.claims import Basis, Claim, Finding, Ruling, Sum, judged, percent, range_of
-from lab.atomic_files import number
+from lab.atomic_files import finite_number
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.rank.spectrum import ENERGY, energy_kept, low_rank_svd
@@ -28,7 +28,7 @@ def _final_loss(run: RunDir) -> float:
 
 def _number(value: Any, run: RunDir, name: str) -> float:
     """Raises LabError where a run lacks the figure."""
-    known = number(value)
+    known = finite_number(value)
     if known is None:
         raise LabError(f"{run.id} has no {name}.", "Run the experiment again.")
     return float(known)

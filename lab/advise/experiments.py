@@ -22,7 +22,7 @@ from lab import dataclass_json, paths
 from lab.advise import experiment_judges as judges
 from lab.advise.claims import Claim, Finding
 from lab.advise.claims import get as get_claim
-from lab.atomic_files import number, part, read_object, write_json
+from lab.atomic_files import finite_number, part, read_object, write_json
 from lab.checked_run import CheckedRun
 from lab.compare import evidence
 from lab.errors import LabError
@@ -265,7 +265,7 @@ def _tag_of(run: RunDir) -> str:
 
 
 def _store(experiment: Experiment, runs: list[RunDir]) -> ExperimentOutcome:
-    ended = number((read_object(runs[-1].result) or {}).get("ended")) or 0.0
+    ended = finite_number((read_object(runs[-1].result) or {}).get("ended")) or 0.0
     outcome = ExperimentOutcome(
         _tag_of(runs[0]),
         time.strftime("%Y-%m-%d", time.localtime(ended)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import gpu_table, paths
-from lab.atomic_files import number, part, read_object, write_json
+from lab.atomic_files import finite_number, part, read_object, write_json
 from lab.dataclass_json import read
 from lab.errors import Problem, SpecError
 from lab.gpu_table import Gpu
@@ -84,7 +84,7 @@ def current() -> Prices:
 def _price(stored: Any) -> Price | None:
     damaged: list[str] = []
     price = read(Price, stored, damaged)
-    usd = number(part({"price": stored}, "price").get("usd"))
+    usd = finite_number(part({"price": stored}, "price").get("usd"))
     is_whole = not damaged and usd is not None and 0 <= usd <= MAX_USD_PER_HOUR
     return price if is_whole else None
 

@@ -34,7 +34,11 @@ CHOICES = {
 # Counts with the noun for them, and the most that a case takes
 COUNTS = {"examples": "examples", "tokens_per_example": "tokens an example",
           "variants": "variants", "tasks": "tasks"}  # fmt: skip
-LIMITS = {each["name"]: each["max"] for each in schema.describe(AdviceCase) if each.get("max")}
+LIMITS = {
+    field.name: field.metadata["max"]
+    for field in schema.describe(AdviceCase)
+    if field.metadata.get("max")
+}
 SIZES = (0.5e9, 1e9, 3e9, 7e9, 13e9, 34e9, 70e9)  # parameters, as articles and models have them
 ERRORS_COST = {"low": "little", "medium": "something", "high": "much"}
 BUDGETS_USD = (1000.0, 999.0, 100.0, 10.0, 1.0, 0.1, 0.01)  # tried where there is no limit

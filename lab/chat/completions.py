@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from lab.chat import downloads, generate
 from lab.chat import models as chat_models
+from lab.chat.answers import ModelAnswer
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.requests import Refused
 from lab.chat.settings import GenerationSettings
@@ -30,6 +32,13 @@ from lab.errors import LabError, Problem
 from lab.models.context_length import PromptTooLong
 
 QUIET_S = 1.0  # without news, after which a comment shows the client that its answer is coming
+
+
+@dataclass(frozen=True)
+class AnswerPhase:
+    """What an answer is at while it has no text."""
+
+    name: str
 
 
 def check(models: LoadedModels, body: dict[str, Any]) -> None:
@@ -52,12 +61,11 @@ async def complete(models: LoadedModels, body: dict[str, Any], request: Request)
     """The whole answer as one JSON object; it is stopped when the client goes."""
     gone = threading.Event()
 
-    def run() -> dict[str, Any]:
+    def run() -> ModelAnswer:
         with contextlib.closing(_events(models, body, gone)) as events:
             for event in events:
-                if "answer" in event:
-                    answer: dict[str, Any] = event["answer"]
-                    return answer
+                if isinstance(event, ModelAnswer):
+                    return event
         raise AssertionError("an answer without an end")
 
     task = asyncio.ensure_future(run_in_threadpool(run))
@@ -72,14 +80,14 @@ async def complete(models: LoadedModels, body: dict[str, Any], request: Request)
     except Exception as error:
         traceback.print_exception(error)
         return JSONResponse(_error(f"{type(error).__name__}: {error}"), status_code=500)
-    prompt, completion = answer["receipt"]["prompt_tokens"], len(answer["token_ids"])
+    prompt, completion = answer.receipt.prompt_tokens, len(answer.token_ids)
     return JSONResponse(
         _head("chat.completion", body["model"])
         | {
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": answer["text"]},
+                    "message": {"role": "assistant", "content": answer.text},
                     "finish_reason": _reason(answer),
                 }
             ],
@@ -88,7 +96,7 @@ async def complete(models: LoadedModels, body: dict[str, Any], request: Request)
                 "completion_tokens": completion,
                 "total_tokens": prompt + completion,
             },
-            "answer": answer,
+            "answer": answer.to_json(),
         }
     )
 
@@ -102,8 +110,8 @@ def _head(kind: str, model: str) -> dict[str, Any]:
     }
 
 
-def _reason(answer: dict[str, Any]) -> str:
-    return "stop" if answer["finish"] == "stop" else "length"
+def _reason(answer: ModelAnswer) -> str:
+    return "stop" if answer.finish == "stop" else "length"
 
 
 def _error(message: str, hint: str = "") -> dict[str, Any]:
@@ -166,16 +174,17 @@ def _encoded(models: LoadedModels, body: dict[str, Any], gone: threading.Event) 
     try:
         with contextlib.closing(_events(models, body, gone)) as events:
             for event in events:
-                if "phase" in event:
-                    yield f": phase {event['phase']}\n\n"
+                if isinstance(event, AnswerPhase):
+                    yield f": phase {event.name}\n\n"
                     continue
-                answer = event.get("answer")
-                choice = {
-                    "index": 0,
-                    "delta": {} if answer else {"role": "assistant", "content": event["delta"]},
-                    "finish_reason": _reason(answer) if answer else None,
-                }
-                extra = {"answer": answer} if answer else {}
+                choice: dict[str, Any] = {"index": 0}
+                extra: dict[str, Any] = {}
+                if isinstance(event, ModelAnswer):
+                    choice |= {"delta": {}, "finish_reason": _reason(event)}
+                    extra = {"answer": event.to_json()}
+                else:
+                    delta = {"role": "assistant", "content": event}
+                    choice |= {"delta": delta, "finish_reason": None}
                 yield f"data: {json.dumps(head | {'choices': [choice]} | extra)}\n\n"
         yield "data: [DONE]\n\n"
     except LabError as error:
@@ -188,25 +197,24 @@ def _encoded(models: LoadedModels, body: dict[str, Any], gone: threading.Event) 
 
 def _events(
     models: LoadedModels, body: dict[str, Any], gone: threading.Event
-) -> Generator[dict[str, Any]]:
-    """{"phase"}, {"delta"} of text, and at the end {"answer"}."""
+) -> Generator[AnswerPhase | str | ModelAnswer]:
+    """What the answer waits for, its pieces of text, and at the end the whole of it."""
     named = chat_models.parse(body["model"])
     for phase in downloads.fetch(named, gone.is_set):  # nobody else waits for the Hub meanwhile
         models.last_used = time.monotonic()
-        yield {"phase": phase}
+        yield AnswerPhase(phase)
     while not models.turn.acquire(timeout=0.5):
-        yield {"phase": "waiting"}
+        yield AnswerPhase("waiting")
     try:
         models.last_used = time.monotonic()
         if not models.holds(named):
-            yield {"phase": "loading"}
+            yield AnswerPhase("loading")
         loaded = models.get(named)
-        yield {"phase": "answering"}
+        yield AnswerPhase("answering")
         settings = GenerationSettings.of_request(body)
         stream = generate.stream(loaded, named, body["messages"], settings, gone)
         with contextlib.closing(stream) as events:
-            for event in events:
-                yield event if "delta" in event else {"answer": event}
+            yield from events
     finally:
         models.last_used = time.monotonic()
         models.turn.release()

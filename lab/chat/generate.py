@@ -6,11 +6,12 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lab.atomic_files import part
+from lab.chat.answers import AnswerReceipt, ModelAnswer
 from lab.chat.models import LoadedModel, ModelRef, PromptTerms
 from lab.chat.settings import GenerationSettings
 from lab.data import chat_template, stop_tokens, template_lock
@@ -37,13 +38,11 @@ def answer(
     named: ModelRef,
     conversation: list[dict[str, str]],
     settings: GenerationSettings,
-) -> dict[str, Any]:
-    """{"model", "text", "token_ids", "is_at_context_end", "finish", "seconds", "receipt"} of one
-    model."""
-    final: dict[str, Any] = {}
-    for event in stream(loaded, named, conversation, settings):
-        final = event
-    return final
+) -> ModelAnswer:
+    """The answer of one model. Raises PromptTooLong, and what the model raised."""
+    *_, last = stream(loaded, named, conversation, settings)
+    assert isinstance(last, ModelAnswer)
+    return last
 
 
 def stream(
@@ -52,8 +51,8 @@ def stream(
     conversation: list[dict[str, str]],
     settings: GenerationSettings,
     stopped: threading.Event | None = None,
-) -> Generator[dict[str, Any]]:
-    """{"delta"} for each piece of text as it comes, then the whole answer.
+) -> Generator[str | ModelAnswer]:
+    """Each piece of text as it comes, then the whole answer.
 
     Ending the iteration early stops the model at its next token; so does `stopped`, which another
     thread may set, since many tokens may come before the next piece. An answer ends where the
@@ -73,7 +72,7 @@ def stream(
     piece: str | None = ""
     try:
         while (piece := pieces.get()) is not None:
-            yield {"delta": piece}
+            yield piece
     finally:
         if piece is not None:  # it was left before its end
             pending.decoding.stopped.set()
@@ -93,34 +92,34 @@ class PendingAnswer:
     room: int  # tokens between the prompt and the end of the context
     decoding: Decoding
 
-    def outcome(self) -> dict[str, Any]:
-        """As `answer` returns it. Raises what the model raised."""
+    def outcome(self) -> ModelAnswer:
+        """The whole answer, once it is decoded. Raises what the model raised."""
         from lab.chat.engine.decoding import timing
 
         decoding = self.decoding
         if decoding.error is not None:
             raise decoding.error
         times = timing(decoding)
-        return {
-            "model": self.named.name,
-            "text": decoding.text.strip(),
-            "token_ids": decoding.token_ids,
-            "is_at_context_end": len(decoding.token_ids) == self.room,
-            "finish": decoding.finish,
-            "seconds": times.total,
-            "seconds_to_first_token": times.to_first_token,
-            "log_probability": sum(decoding.log_probabilities),
-            "log_probabilities": decoding.log_probabilities,
-            "receipt": self.receipt(),
-        }
+        return ModelAnswer(
+            model=self.named.name,
+            text=decoding.text.strip(),
+            token_ids=decoding.token_ids,
+            is_at_context_end=len(decoding.token_ids) == self.room,
+            finish=decoding.finish,
+            seconds=times.total,
+            seconds_to_first_token=times.to_first_token,
+            log_probability=sum(decoding.log_probabilities),
+            log_probabilities=decoding.log_probabilities,
+            receipt=self.receipt(),
+        )
 
-    def receipt(self) -> dict[str, Any]:
+    def receipt(self) -> AnswerReceipt:
         ids = self.decoding.prompt_ids[0].tolist()
-        record = receipt(self.loaded, self.named, self.prompt, ids, self.settings)
-        return record | {
-            "question_hash": hashlib.sha256(self.question.encode()).hexdigest()[:16],
-            "answer_hash": _hash_of(self.decoding.token_ids),
-        }
+        return replace(
+            receipt(self.loaded, self.named, self.prompt, ids, self.settings),
+            question_hash=hashlib.sha256(self.question.encode()).hexdigest()[:16],
+            answer_hash=_hash_of(self.decoding.token_ids),
+        )
 
 
 def prepare(
@@ -163,37 +162,35 @@ def render(tokenizer: Any, conversation: list[dict[str, str]], settings: Generat
 
 def receipt(
     loaded: LoadedModel, named: ModelRef, prompt: str, ids: list[int], settings: GenerationSettings
-) -> dict[str, Any]:
-    """Proof of equal terms: the exact prompt, its ids, the seed, and which weights answered."""
+) -> AnswerReceipt:
+    """What is known of an answer before its first token."""
     differs = template_lock.warning(
         part(loaded.receipt, "lock"), loaded.tokenizer, settings.system_prompt or ""
     )
-    return {
-        "model": named.name,
-        "prompt": prompt,
-        "prompt_hash": _hash_of(ids),
-        "prompt_tokens": len(ids),
-        "system_prompt": settings.system_prompt or "",
-        "template_hash": hashlib.sha256(str(loaded.tokenizer.chat_template).encode()).hexdigest()[
-            :16
-        ],
-        "seed": settings.seed,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "repetition_penalty": settings.repetition_penalty,
-        "stop": list(settings.stop),
-        "max_new_tokens": settings.max_new_tokens,
-        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
-        "template_of": named.template_of.name if named.template_of else "",
-        "base": named.base,
-        "step": named.step,
-        "warning": f"{loaded.note} {differs}".strip(),
-        "base_weights": loaded.base_weights,
-        "weights": _weights_of(loaded, named),
-        "proof": loaded.proof.to_json() if loaded.proof else None,
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-    }
+    return AnswerReceipt(
+        model=named.name,
+        prompt=prompt,
+        prompt_hash=_hash_of(ids),
+        prompt_tokens=len(ids),
+        system_prompt=settings.system_prompt or "",
+        template_hash=hashlib.sha256(str(loaded.tokenizer.chat_template).encode()).hexdigest()[:16],
+        seed=settings.seed,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        repetition_penalty=settings.repetition_penalty,
+        stop=tuple(settings.stop),
+        max_new_tokens=settings.max_new_tokens,
+        dtype=str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        template_of=named.template_of.name if named.template_of else "",
+        base=named.base,
+        step=named.step,
+        warning=f"{loaded.note} {differs}".strip(),
+        base_weights=loaded.base_weights,
+        weights=_weights_of(loaded, named),
+        proof=loaded.proof.record() if loaded.proof else None,
+        versions={name: version(name) for name in ("torch", "transformers", "peft")},
+    )
 
 
 def _weights_of(loaded: LoadedModel, named: ModelRef) -> dict[str, str]:

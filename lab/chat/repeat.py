@@ -10,6 +10,7 @@ from typing import Any
 from lab.atomic_files import load_json, part
 from lab.chat import generate
 from lab.chat import models as chat_models
+from lab.chat.answers import ModelAnswer
 from lab.chat.requests import Refused, read_request
 from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
@@ -33,8 +34,11 @@ class Repetition:
 
     is_same: bool  # the tokens
     differences: list[str]
-    answer: dict[str, Any]
+    answer: ModelAnswer
     first_difference: int | None  # place of the first other token
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"answer": self.answer.to_json()}
 
 
 def repeat(
@@ -68,22 +72,22 @@ def repeat(
     settings = GenerationSettings.of_request(body)
     fetch([named, *filter(None, [named.template_of])])
     answer = _answer(named, body["messages"], settings)
-    again = answer["receipt"]
+    again = answer.receipt.to_json()
     # of what it keeps: an older receipt does not name the weights of its base
     differences = [
         words for key, words in COMPARED.items() if key in receipt and again[key] != receipt[key]
     ]
-    pairs = zip(answer["token_ids"], token_ids, strict=False)
+    pairs = zip(answer.token_ids, token_ids, strict=False)
     first = next((index for index, (new, old) in enumerate(pairs) if new != old), None)
-    is_same = answer["token_ids"] == token_ids
+    is_same = answer.token_ids == token_ids
     if first is None and not is_same:
-        first = min(len(answer["token_ids"]), len(token_ids))
+        first = min(len(answer.token_ids), len(token_ids))
     return Repetition(is_same, differences, answer, first)
 
 
 def _answer(
     named: chat_models.ModelRef, messages: list[dict[str, str]], settings: GenerationSettings
-) -> dict[str, Any]:
+) -> ModelAnswer:
     from lab.chat.engine import together
     from lab.chat.engine.loaded_models import LoadedModels
 

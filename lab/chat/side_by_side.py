@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.atomic_files import part, read_object
 from lab.chat import generate
+from lab.chat.answers import AnswerReceipt, ModelAnswer
 from lab.chat.models import ModelRef, with_shared_template
 from lab.chat.settings import GenerationSettings
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def answer_all(
     names: list[ModelRef], conversation: list[dict[str, str]], settings: GenerationSettings
-) -> list[dict[str, Any]]:
+) -> list[ModelAnswer]:
     """An answer of each model to the same conversation, decoded together. Raises LabError, also
     where the conversation is too long for one of them, before any answers."""
     from lab.chat.engine.loaded_models import LoadedModels
@@ -38,7 +39,7 @@ def shared_system_prompt(names: list[ModelRef], settings: GenerationSettings) ->
     return ""
 
 
-def prompt_warning(receipts: dict[str, dict[str, Any]]) -> str:
+def prompt_warning(receipts: Mapping[str, AnswerReceipt]) -> str:
     """A sentence where the models of one question did not read the same prompt; else empty.
 
     `receipts` are those of the answers by the name of their model. What is compared is the last
@@ -46,11 +47,11 @@ def prompt_warning(receipts: dict[str, dict[str, Any]]) -> str:
     """
     readers: dict[str, list[str]] = {}
     for name, receipt in receipts.items():
-        if receipt.get("question_hash"):
-            readers.setdefault(receipt["question_hash"], []).append(name)
+        if receipt.question_hash:
+            readers.setdefault(receipt.question_hash, []).append(name)
     if len(readers) < 2:
         return ""
-    templates = {receipts[names[0]].get("template_hash") for names in readers.values()}
+    templates = {receipts[names[0]].template_hash for names in readers.values()}
     reason = (
         "their chat templates differ"
         if len(templates) > 1
@@ -69,7 +70,7 @@ def answer_together(
     conversation: list[dict[str, str]],
     settings: GenerationSettings,
     on_text: Callable[[str, str], None] = lambda name, text: None,
-) -> list[dict[str, Any]]:
+) -> list[ModelAnswer]:
     """An answer of each model to the same conversation, decoded together. Raises LabError, also
     where the conversation is too long for a model, before any answers."""
     from lab.chat.engine import together

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lab import schema
+from lab.chat.answers import ModelAnswer
 from lab.chat.models import FORMS, ModelRef, parse
 from lab.chat.requests import MAX_CONTENT_CHARS, Bounds
 from lab.chat.settings import GenerationSettings
@@ -67,8 +67,10 @@ def run(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         show(arguments.prompt, answers)
 
-    warning = prompt_warning({answer["model"]: answer["receipt"] for answer in answers})
-    return Output({"answers": answers, "warning": warning}, display)
+    warning = prompt_warning({answer.model: answer.receipt for answer in answers})
+    return Output(
+        {"answers": [answer.to_json() for answer in answers], "warning": warning}, display
+    )
 
 
 def settings(arguments: argparse.Namespace) -> GenerationSettings:
@@ -114,7 +116,7 @@ def _repeat(arguments: argparse.Namespace) -> Output:
     repetition = repeat(arguments.receipt, downloads.fetch_models)
 
     def display() -> None:
-        console.print(Panel(Text(repetition.answer["text"]), title=repetition.answer["model"]))
+        console.print(Panel(Text(repetition.answer.text), title=repetition.answer.model))
         if repetition.is_same:
             say("The same tokens.")
         else:
@@ -122,12 +124,12 @@ def _repeat(arguments: argparse.Namespace) -> Output:
         for words in repetition.differences:
             say(f"Changed since: {words}.")
 
-    return Output(asdict(repetition), display, 0 if repetition.is_same else 1)
+    return Output(repetition.to_json(), display, 0 if repetition.is_same else 1)
 
 
 def ask(
     names: list[ModelRef], prompt: str, options: GenerationSettings, *, quiet: bool = False
-) -> list[dict[str, Any]]:
+) -> list[ModelAnswer]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -139,23 +141,21 @@ def ask(
         return answer_all(names, conversation, options)
 
 
-def show(prompt: str, answers: list[dict[str, Any]]) -> None:
+def show(prompt: str, answers: list[ModelAnswer]) -> None:
     console.print(Text(prompt, style="bold"))
     for answer in answers:
-        receipt = answer["receipt"]
-        foot = f"{len(answer['token_ids'])} tokens, {answer['seconds']:.1f} s, {answer['finish']}"
-        console.print(Panel(Text(answer["text"]), title=escape(answer["model"]), subtitle=foot))
-    for entry in answers:
-        if entry["receipt"].get("warning"):
-            console.print(
-                f"[yellow]{escape(entry['model'])}: {escape(entry['receipt']['warning'])}[/]"
-            )
-    system = answers[0]["receipt"]["system_prompt"] or "none"
-    warning = prompt_warning({answer["model"]: answer["receipt"] for answer in answers})
+        foot = f"{len(answer.token_ids)} tokens, {answer.seconds:.1f} s, {answer.finish}"
+        console.print(Panel(Text(answer.text), title=escape(answer.model), subtitle=foot))
+    for answer in answers:
+        if answer.receipt.warning:
+            console.print(f"[yellow]{escape(answer.model)}: {escape(answer.receipt.warning)}[/]")
+    receipt = answers[-1].receipt
+    system = answers[0].receipt.system_prompt or "none"
+    warning = prompt_warning({answer.model: answer.receipt for answer in answers})
     if warning:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-    same = "Same question" if warning else f"Same prompt ({receipt['prompt_hash']})"
+    same = "Same question" if warning else f"Same prompt ({receipt.prompt_hash})"
     console.print(
         f"[dim]{same}, system prompt ({escape(system)}), "
-        f"seed {receipt['seed']}, {receipt['dtype']}.[/dim]"
+        f"seed {receipt.seed}, {receipt.dtype}.[/dim]"
     )

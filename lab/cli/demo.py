@@ -79,4 +79,8 @@ def run(arguments: argparse.Namespace) -> Output:
         chat.show(QUESTION, answers)
         console.print(f"Done in {duration(time.monotonic() - began)}.")
 
-    return Output(answer | {"answers": answers, "seconds": time.monotonic() - began}, display)
+    data = answer | {
+        "answers": [each.to_json() for each in answers],
+        "seconds": time.monotonic() - began,
+    }
+    return Output(data, display)

@@ -11,6 +11,8 @@ from lab.cli.console import Output, result_of, table
 from lab.cli.score import add_questions, check_most, check_questions
 from lab.errors import LabError
 from lab.evals import harness_tasks, lm_eval_scores
+from lab.evals.harness_tasks import TaskScores
+from lab.evals.lm_eval_scores import SetScores
 
 
 def add(verb: Any) -> None:
@@ -33,36 +35,40 @@ def run(arguments: argparse.Namespace) -> Output:
     file = lm_eval_scores.job_file()
     interrupted = LabError("The scoring was interrupted.", f"See {file.with_suffix('.log')}.")
     answer = result_of(file, arguments, interrupted)
-    return Output(answer, lambda: _show_task(answer) if is_task else _show_set(answer))
+
+    def display() -> None:
+        if is_task:
+            _show_task(TaskScores.from_json(answer))
+        else:
+            _show_set(SetScores.from_json(answer))
+
+    return Output(answer, display)
 
 
-def _show_set(answer: dict[str, Any]) -> None:
+def _show_set(scores: SetScores) -> None:
     table(
-        f"lm-eval {answer['version']} on {answer['set']}: {answer['rows']} questions",
+        f"lm-eval {scores.version} on {scores.set}: {scores.rows} questions",
         ["model", "accuracy (acc_norm)", "centred"],
-        [
-            [each["model"], f"{each['accuracy']:.3f}", f"{each['centred']:.3f}"]
-            for each in answer["models"]
-        ],
+        [[each.model, f"{each.accuracy:.3f}", f"{each.centred:.3f}"] for each in scores.models],
         right="lrr",
     )
 
 
-def _show_task(answer: dict[str, Any]) -> None:
+def _show_task(scores: TaskScores) -> None:
     """The figures with their standard errors."""
-    names = list(answer["models"][0]["figures"])
+    names = list(scores.models[0].figures)
     rows = []
-    for each in answer["models"]:
-        cells = [each["model"]]
+    for each in scores.models:
+        cells = [each.model]
         for name in names:
-            error = each["errors"].get(name)
+            error = each.errors.get(name)
             spread = "" if error is None else f" ± {error:.3f}"
-            cells.append(f"{each['figures'][name]:.3f}{spread}")
+            cells.append(f"{each.figures[name]:.3f}{spread}")
         rows.append(cells)
-    shots = f", {answer['shots']} examples in each prompt" if answer["shots"] else ""
+    shots = f", {scores.shots} examples in each prompt" if scores.shots else ""
     table(
-        f"lm-eval {answer['version']}, task {answer['task']} on {answer['dataset']}: "
-        f"{answer['rows']} rows{shots}",
+        f"lm-eval {scores.version}, task {scores.task} on {scores.dataset}: "
+        f"{scores.rows} rows{shots}",
         ["model", *names],
         rows,
         right="l" + "r" * len(names),

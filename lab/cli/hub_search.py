@@ -57,7 +57,7 @@ def _room() -> tuple[float, bool]:
     gpus = host.gpus()
     if gpus:
         return float(host.largest(gpus).memory_bytes), True
-    return float(host.describe()["memory_bytes"]), False
+    return float(host.describe().memory_bytes), False
 
 
 def _row(model: HubModel, room: float, on_gpu: bool) -> dict[str, Any]:

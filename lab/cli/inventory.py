@@ -16,6 +16,7 @@ from lab.data import catalog as datasets
 from lab.data import hub, hub_fetch
 from lab.errors import LabError
 from lab.formatting import count, size
+from lab.host import HostFacts
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
 from lab.models import shipped_configs
@@ -44,58 +45,59 @@ def doctor(arguments: argparse.Namespace) -> Output:
     """Looks at the machine and times one product, which the utilisation figures rest on."""
     facts = host.describe()
     missing = machine_doctor.missing()
-    facts["missing"] = missing
-    facts["problems"] = _problems(facts)
+    problems = _problems(facts, missing)
+    versions: dict[str, str | None] = {}
+    flops: float | None = None
     if not missing:
         import torch
 
-        facts["torch"] = torch.__version__
-        facts["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
-        facts["cpu_peak_flops"] = host.time_product()
-    facts["hub"] = storage.facts()
-    facts["models"] = [{"id": f"builtin:{m.name}", "ready": m.is_ready} for m in models.BUILT_IN]
+        versions = {
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        }
+        flops = host.time_product()
+    hub = storage.facts()
+    ready = {f"builtin:{model.name}": model.is_ready for model in models.BUILT_IN}
 
     def display() -> None:
         rows = [
-            ["System", facts["system"]],
-            ["CPU", f"{facts['processor']}, {facts['cores']} cores"],
-            ["Memory", f"{size(facts['memory_bytes'])}, {size(facts['memory_free_bytes'])} free"],
-            ["Disk", f"{size(facts['disk_free_bytes'])} free in {facts['home']}"],
-            *storage.rows(facts["hub"]),
-            ["Python", f"{facts['python']}, torch {facts.get('torch', 'missing')}"],
+            ["System", facts.system],
+            ["CPU", f"{facts.processor}, {facts.cores} cores"],
+            ["Memory", f"{size(facts.memory_bytes)}, {size(facts.memory_free_bytes)} free"],
+            ["Disk", f"{size(facts.disk_free_bytes)} free in {facts.home}"],
+            *storage.rows(hub),
+            ["Python", f"{facts.python}, torch {versions.get('torch', 'missing')}"],
             *[
-                [
-                    "GPU",
-                    f"{gpu['name']}, {size(gpu['memory_bytes'])}, {size(gpu['free_bytes'])} free",
-                ]
-                for gpu in facts["gpus"]
+                ["GPU", f"{gpu.name}, {size(gpu.memory_bytes)}, {size(gpu.free_bytes)} free"]
+                for gpu in facts.gpus
             ],
         ]
-        if not facts["gpus"]:
+        if not facts.gpus:
             rows.append(["GPU", "none; training runs on the CPU, with small models"])
-        if "cpu_peak_flops" in facts:
-            rows.append(
-                [
-                    "CPU speed",
-                    f"{facts['cpu_peak_flops'] / 1e9:.0f} GFLOP/s (float32 matrix multiply)",
-                ]
-            )
+        if flops is not None:
+            rows.append(["CPU speed", f"{flops / 1e9:.0f} GFLOP/s (float32 matrix multiply)"])
         rows += [
-            ["Model", f"{m['id']}: {'ready' if m['ready'] else 'missing'}"] for m in facts["models"]
+            ["Model", f"{name}: {'ready' if is_ready else 'missing'}"]
+            for name, is_ready in ready.items()
         ]
         table("This machine", ["", ""], rows)
-        for problem in facts["problems"]:
+        for problem in problems:
             console.print(f"[red]Problem:[/red] {escape(problem)}")
-        if not facts["problems"]:
+        if not problems:
             console.print("[green]All requirements are met.[/green]")
 
-    return Output(facts, display)
+    data = asdict(facts) | {"missing": missing, "problems": problems} | versions
+    if flops is not None:
+        data["cpu_peak_flops"] = flops
+    data["hub"] = hub
+    data["models"] = [{"id": name, "ready": is_ready} for name, is_ready in ready.items()]
+    return Output(data, display)
 
 
-def _problems(facts: dict[str, Any]) -> list[str]:
+def _problems(facts: HostFacts, missing: list[str]) -> list[str]:
     """What will not work here, each with what to do; this one may load torch."""
     problems = machine_doctor.problems(facts)
-    if facts["gpus"] and not facts["missing"]:
+    if facts.gpus and not missing:
         import torch
 
         if not torch.cuda.is_available():
@@ -238,7 +240,7 @@ def show_matrix(arguments: argparse.Namespace) -> Output:
     rows = compatibility.matrix(methods.all_methods())
 
     def display() -> None:
-        numbers = [str(number) for number, _ in enumerate(compatibility.FEATURES, 1)]
+        numbers = [str(position) for position, _ in enumerate(compatibility.FEATURES, 1)]
         lines = [
             [row.name, *["yes" if cell.yes else "–" for cell in row.cells.values()]] for row in rows
         ]

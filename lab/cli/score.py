@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab.chat.models import parse
@@ -12,6 +13,7 @@ from lab.cli.console import Output, console, say, table
 from lab.data import catalog
 from lab.errors import LabError
 from lab.evals import score as scoring
+from lab.evals.score_sheets import ScoreSheet
 
 MAX_ANSWER_CHARS = 160  # characters of an answer that is shown
 
@@ -58,43 +60,76 @@ def run(arguments: argparse.Namespace) -> Output:
         if not arguments.json and console.is_terminal and (done == total or done % 10 == 0):
             say(f"{model}: {done} of {total}", error=True)
 
-    answer = scoring.score(names, arguments.dataset, arguments.most, arguments.pattern, tell)
-    answer["extremes"], answer["differences"] = {}, []
-    main, figures = answer["main"], {}
-    for each in answer["models"]:
-        figures[each["model"]] = [row["figures"] for row in each["answers"]]
-        best, worst = scoring.extremes(figures[each["model"]], main)
-        answer["extremes"][each["model"]] = {"best": best, "worst": worst}
-    for pair in itertools.combinations(figures, 2):
-        right = [[row[main] >= 1.0 for row in figures[name]] for name in pair]
-        only_first, only_second = scoring.only_right(*right)
-        answer["differences"].append(
-            {"models": list(pair), "first": only_first, "second": only_second}
-        )
-    return Output(answer, lambda: _show(answer))
+    sheet = scoring.score(names, arguments.dataset, arguments.most, arguments.pattern, tell)
+    extremes = {
+        name: Extremes(*scoring.extremes([answer.figures for answer in model.answers], sheet.main))
+        for name, model in sheet.models.items()
+    }
+    differences = []
+    for pair in itertools.combinations(sheet.models, 2):
+        right = [
+            [sheet.is_right(name, index) for index in range(len(sheet.questions))] for name in pair
+        ]
+        differences.append(Difference(pair, *scoring.only_right(*right)))
+    data = {
+        "set": sheet.dataset,
+        "kind": sheet.kind,
+        "rows": [asdict(question) for question in sheet.questions],
+        "models": [
+            {
+                "model": name,
+                "figures": model.figures,
+                "answers": [asdict(answer) for answer in model.answers],
+            }
+            for name, model in sheet.models.items()
+        ],
+        "main": sheet.main,
+        "extremes": {name: asdict(each) for name, each in extremes.items()},
+        "differences": [asdict(each) for each in differences],
+    }
+    return Output(data, lambda: _show(sheet, extremes, differences))
 
 
-def _show(answer: dict[str, Any]) -> None:
-    models = answer["models"]
-    names = list(models[0]["figures"])
+@dataclass(frozen=True)
+class Extremes:
+    """The questions that a model answers best, and those that it answers worst, by their index."""
+
+    best: list[int]
+    worst: list[int]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The questions that only one of two models gets right, by their index."""
+
+    models: tuple[str, str]
+    first: list[int]
+    second: list[int]
+
+
+def _show(sheet: ScoreSheet, extremes: dict[str, Extremes], differences: list[Difference]) -> None:
+    names = list(next(iter(sheet.models.values())).figures)
     table(
-        f"{answer['set']}: {len(answer['rows'])} questions",
+        f"{sheet.dataset}: {len(sheet.questions)} questions",
         ["model", *(scoring.TITLES[name] for name in names)],
-        [[each["model"], *(f"{each['figures'][name]:.3f}" for name in names)] for each in models],
+        [
+            [model, *(f"{scored.figures[name]:.3f}" for name in names)]
+            for model, scored in sheet.models.items()
+        ],
         right="l" + "r" * len(names),
     )
-    for each in answer["differences"]:
-        first, second = each["models"]
-        say(f"{first} right and {second} wrong: {len(each['first'])}; the other way round: "
-            f"{len(each['second'])}.")  # fmt: skip
-    last = models[-1]
-    for title, indices in answer["extremes"][last["model"]].items():
-        say(f"\n{title.capitalize()} answers of {last['model']}:")
+    for each in differences:
+        first, second = each.models
+        say(f"{first} right and {second} wrong: {len(each.first)}; the other way round: "
+            f"{len(each.second)}.")  # fmt: skip
+    last = list(sheet.models)[-1]
+    for title, indices in (("Best", extremes[last].best), ("Worst", extremes[last].worst)):
+        say(f"\n{title} answers of {last}:")
         for index in indices:
-            row, model_answer = answer["rows"][index], last["answers"][index]
-            say(f"  {_short(row['prompt'])}")
-            say(f"    right: {_short(row['reference'])}")
-            say(f"    said:  {_short(model_answer['text'] or model_answer['likeliest'])}")
+            question, answer = sheet.questions[index], sheet.models[last].answers[index]
+            say(f"  {_short(question.prompt)}")
+            say(f"    right: {_short(question.reference)}")
+            say(f"    said:  {_short(answer.text or answer.likeliest)}")
 
 
 def _short(text: str) -> str:

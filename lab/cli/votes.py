@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.cli.console import Output, say
 from lab.compare import preference, votes
+from lab.compare.vote_sentences import sentences
 from lab.errors import LabError
 from lab.schema import quote
 
@@ -25,8 +26,8 @@ def run(arguments: argparse.Namespace) -> Output:
     session = _read(arguments.vote)
     models = [_model(name.strip(), session) for name in arguments.models.split(",") if name.strip()]
     result = preference.outcome(session, models or None)
-    result["sentences"] = preference.sentences(result, lambda name: str(result["titles"][name]))
-    return Output(result, lambda: say("\n".join(result["sentences"])))
+    lines = sentences(result, lambda name: result.titles[name])
+    return Output(result.to_json() | {"sentences": lines}, lambda: say("\n".join(lines)))
 
 
 def _read(name: str) -> votes.VoteSession:

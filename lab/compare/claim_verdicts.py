@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 
 from lab import formatting
-from lab.atomic_files import number, part
+from lab.atomic_files import finite_number, part
 from lab.compare.contestants import Contestant
 from lab.compare.evidence import ClaimVerdict
 from lab.compare.finishers import Finisher
@@ -232,7 +232,7 @@ def _best_rate(name: str, losses: dict[float, float]) -> str:
 
 def learning_rate(figures: RunFigures) -> float | None:
     """That of the run's spec."""
-    rate = number(part(figures.spec, "train").get("learning_rate"))
+    rate = finite_number(part(figures.spec, "train").get("learning_rate"))
     return None if rate is None else float(rate)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.atomic_files import number, part
+from lab.atomic_files import finite_number, part
 from lab.compare.contestants import Contestant, Names
 from lab.compare.run_figures import RunFigures
 from lab.formatting import count, duration, flops, short_id
@@ -132,7 +132,7 @@ def _unfinished(contestants: Sequence[Contestant], names: Names) -> list[str]:
 def _limit(runs: Sequence[RunFigures]) -> tuple[str, float] | None:
     """The budget that all runs were given, other than steps or epochs: (its key, how much)."""
     for key in LIMITS:
-        amounts = {number(part(run.spec, "train").get(key)) for run in runs}
+        amounts = {finite_number(part(run.spec, "train").get(key)) for run in runs}
         if len(amounts) == 1 and (amount := amounts.pop()) is not None:
             return key, amount
     return None
@@ -193,7 +193,7 @@ def _batch(run: RunFigures) -> int:
     """Examples a step."""
     train = part(run.spec, "train")
     sizes = (train.get("batch_size"), train.get("gradient_accumulation_steps"))
-    return int((number(sizes[0]) or 1) * (number(sizes[1]) or 1))
+    return int((finite_number(sizes[0]) or 1) * (finite_number(sizes[1]) or 1))
 
 
 def _precision(run: RunFigures) -> str:

@@ -139,10 +139,8 @@ def write(evidence: Evidence) -> Path:
 def machine_in_words() -> str:
     """ "AMD EPYC 7B13, 2 cores, 8.3 GB" or the GPU's name and memory."""
     facts = host.describe()
-    processor = (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_bytes'] / 1e9:.1f} GB"
-    )
-    gpus = [f"{gpu['name']}, {gpu['memory_bytes'] / 1e9:.0f} GB" for gpu in facts["gpus"]]
+    processor = f"{facts.processor}, {facts.cores} cores, {facts.memory_bytes / 1e9:.1f} GB"
+    gpus = [f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB" for gpu in facts.gpus]
     return "; ".join([*gpus, processor])
 
 

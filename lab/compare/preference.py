@@ -9,7 +9,7 @@ answers that name their model are counted apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,93 @@ RESAMPLES = 2000
 BOOTSTRAP_SEED = 20
 MAX_NEEDED_VOTES = 2000  # decided votes, beyond which no number is given
 
-Names = Callable[[str], str]
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """Of some prompts: how often each model was preferred, in how many together, and the rest."""
+
+    wins: dict[str, int]
+    decided: int
+    ties: int
+    bad: int
+
+
+@dataclass(frozen=True)
+class PairVerdict:
+    """Of two models. `interval` and `p` as `wilson` and `sign_test` have them, of `share`, which is
+    that of the leading model (of the second one where none leads)."""
+
+    preferred: str | None  # None where no preference is shown
+    leads: str | None
+    share: float | None
+    interval: tuple[float, float]
+    p: float
+    needed: int | None  # as `votes_needed`
+
+    def to_json(self) -> dict[str, Any]:
+        return vars(self) | {"interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How probably a model is preferred to the base, with the 95 % interval."""
+
+    probability: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class GroupVerdict:
+    """Of three or more models. `refused` says why there are no strengths, as `refusal` does, and
+    `refused_for` of which model; strengths are in log-odds."""
+
+    refused: str = ""
+    refused_for: str = ""
+    strengths: dict[str, float] = field(default_factory=dict)
+    beats_base: dict[str, Chance] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        if self.refused:
+            return {"refused": self.refused, "refused_for": self.refused_for or None}
+        beats = {
+            name: {"probability": chance.probability, "interval": list(chance.interval)}
+            for name, chance in self.beats_base.items()
+        }
+        return {"refused": "", "strengths": self.strengths, "beats_base": beats}
+
+
+@dataclass(frozen=True)
+class VoteOutcome:
+    """What the votes show between `models`. `counts` are those of blind votes, `naming` those of
+    votes on answers that name their model."""
+
+    id: str
+    models: list[str]
+    base: str
+    titles: dict[str, str]
+    is_over: bool
+    is_early: bool
+    planned: int | None
+    voters: list[str]
+    votes: int
+    counts: VoteCounts
+    naming: VoteCounts
+    identical: int
+    failed: int
+    mean_tokens: dict[str, float | None]
+    verdict: PairVerdict | GroupVerdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts and verdict among the rest, as `lab votes --json` writes them."""
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if name == "counts":
+                values |= vars(value)
+            elif name == "verdict":
+                values |= value.to_json()
+            else:
+                values[name] = vars(value) if name == "naming" else value
+        return values
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -101,8 +187,8 @@ def refusal(wins: np.ndarray) -> str:
     return ""
 
 
-def outcome(session: VoteSession, models: list[str] | None = None) -> dict[str, Any]:
-    """What the votes show between `models`, by default all of the session: JSON values.
+def outcome(session: VoteSession, models: list[str] | None = None) -> VoteOutcome:
+    """What the votes show between `models`, by default all of the session.
 
     Each prompt counts once: with several voters, what most of them say. Raises LabError for a model
     that is not in the vote.
@@ -117,58 +203,54 @@ def outcome(session: VoteSession, models: list[str] | None = None) -> dict[str, 
     voted = [prompt for prompt in session.prompts if prompt.verdict]
     blind = [prompt for prompt in voted if not set(prompt.named) & set(models)]
     unblind = [prompt for prompt in voted if set(prompt.named) & set(models)]
-    result: dict[str, Any] = {
-        "id": session.id,
-        "models": models,
-        "base": next((name for name in models if name.startswith("base:")), models[0]),
-        "titles": {name: session.titles.get(name, name) for name in models},
-        "is_over": session.is_over,
-        "is_early": session.is_early,
-        "planned": session.planned,
-        "voters": sorted({voter for prompt in voted for voter in prompt.votes}),
-        "votes": len(voted),
-        **_counted(blind, models),
-        "naming": _counted(unblind, models),
-        "identical": sum(prompt.skipped == IDENTICAL for prompt in session.prompts),
-        "failed": sum(prompt.skipped == FAILED for prompt in session.prompts),
-        "mean_tokens": {name: _mean([p.tokens.get(name, 0) for p in voted]) for name in models},
-    }
-    if len(models) == 2:
-        return result | _of_two(result["wins"], models)
-    return result | _of_several(blind, models, result["base"])
+    counts = _counted(blind, models)
+    base = next((name for name in models if name.startswith("base:")), models[0])
+    return VoteOutcome(
+        id=session.id,
+        models=models,
+        base=base,
+        titles={name: session.titles.get(name, name) for name in models},
+        is_over=session.is_over,
+        is_early=session.is_early,
+        planned=session.planned,
+        voters=sorted({voter for prompt in voted for voter in prompt.votes}),
+        votes=len(voted),
+        counts=counts,
+        naming=_counted(unblind, models),
+        identical=sum(prompt.skipped == IDENTICAL for prompt in session.prompts),
+        failed=sum(prompt.skipped == FAILED for prompt in session.prompts),
+        mean_tokens={name: _mean([p.tokens.get(name, 0) for p in voted]) for name in models},
+        verdict=(
+            _of_two(counts.wins, models) if len(models) == 2 else _of_several(blind, models, base)
+        ),
+    )
 
 
-def _counted(prompts: list[VotePrompt], models: list[str]) -> dict[str, Any]:
+def _counted(prompts: list[VotePrompt], models: list[str]) -> VoteCounts:
     verdicts = [prompt.verdict for prompt in prompts]
     wins = {name: verdicts.count(name) for name in models}
-    return {
-        "wins": wins,
-        "decided": sum(wins.values()),
-        "ties": verdicts.count(TIE),
-        "bad": verdicts.count(BAD),
-    }
+    return VoteCounts(wins, sum(wins.values()), verdicts.count(TIE), verdicts.count(BAD))
 
 
 def _mean(values: list[int]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _of_two(wins: dict[str, int], models: list[str]) -> dict[str, Any]:
+def _of_two(wins: dict[str, int], models: list[str]) -> PairVerdict:
     first, second = (wins[name] for name in models)
     preferred = models[0] if first > second else models[1]
-    low, high = wilson(wins[preferred], first + second)
     p = sign_test(first, second)
-    return {
-        "preferred": preferred if p < LEVEL else None,
-        "leads": preferred if first != second else None,
-        "share": wins[preferred] / (first + second) if first + second else None,
-        "interval": [low, high],
-        "p": p,
-        "needed": votes_needed(first, second),
-    }
+    return PairVerdict(
+        preferred=preferred if p < LEVEL else None,
+        leads=preferred if first != second else None,
+        share=wins[preferred] / (first + second) if first + second else None,
+        interval=wilson(wins[preferred], first + second),
+        p=p,
+        needed=votes_needed(first, second),
+    )
 
 
-def _of_several(prompts: list[VotePrompt], models: list[str], base: str) -> dict[str, Any]:
+def _of_several(prompts: list[VotePrompt], models: list[str], base: str) -> GroupVerdict:
     """Strengths, and how probably each model is preferred to the base."""
     each = np.array([_wins(prompt, models) for prompt in prompts])
     each = each.reshape(-1, len(models), len(models))
@@ -176,24 +258,21 @@ def _of_several(prompts: list[VotePrompt], models: list[str], base: str) -> dict
     reason = refusal(decided.reshape(-1, len(models), len(models)).sum(0))
     if reason:
         kind, _, index = reason.partition(":")
-        return {"refused": kind, "refused_for": models[int(index)] if index else None}
+        return GroupVerdict(refused=kind, refused_for=models[int(index)] if index else "")
     theta = strengths(each.sum(0))
     chance = np.random.default_rng(BOOTSTRAP_SEED)
     draws = chance.multinomial(len(each), np.full(len(each), 1 / len(each)), RESAMPLES)
     resampled = strengths(np.tensordot(draws, each, axes=1))
     base_at = models.index(base)
-    beats: dict[str, Any] = {}
+    beats: dict[str, Chance] = {}
     for at, name in enumerate(models):
         if name != base:
             odds = 1 / (1 + np.exp(resampled[:, base_at] - resampled[:, at]))
             low, high = np.quantile(odds, [0.025, 0.975])
             probability = 1 / (1 + math.exp(theta[base_at] - theta[at]))
-            beats[name] = {"probability": probability, "interval": [float(low), float(high)]}
-    return {
-        "refused": "",
-        "strengths": {name: float(value) for name, value in zip(models, theta, strict=True)},
-        "beats_base": beats,
-    }
+            beats[name] = Chance(probability, (float(low), float(high)))
+    values = {name: float(value) for name, value in zip(models, theta, strict=True)}
+    return GroupVerdict(strengths=values, beats_base=beats)
 
 
 def _wins(prompt: VotePrompt, models: list[str]) -> np.ndarray:
@@ -206,99 +285,3 @@ def _wins(prompt: VotePrompt, models: list[str]) -> np.ndarray:
         wins[models.index(prompt.verdict)] = 1
     np.fill_diagonal(wins, 0)
     return wins
-
-
-def sentences(result: dict[str, Any], name: Names) -> list[str]:
-    """The outcome for people, the verdict first. `name` writes a model's name."""
-    lines = [_verdict_of_two(result, name) if len(result["models"]) == 2 else ""]
-    if len(result["models"]) > 2:
-        lines = _verdicts_of_several(result, name)
-    bad = "both bad" if len(result["models"]) == 2 else "all bad"
-    counts = [_count(result["ties"], "tie"), f"{result['bad']} {bad}"]
-    counts.append(f"{result['identical']} identical")
-    counts += [f"{result['failed']} without an answer"] if result["failed"] else []
-    lines.append(", ".join(counts) + ".")
-    naming = result["naming"]
-    if naming["decided"] + naming["ties"] + naming["bad"]:
-        wins = ", ".join(f"{name(model)} {wins}" for model, wins in naming["wins"].items())
-        votes = _count(naming["decided"], "decided vote")
-        lines.append(f"Counted apart: {votes} on answers that name their model ({wins}).")
-    lines += _terms(result)
-    lengths = [(name(m), tokens) for m, tokens in result["mean_tokens"].items() if tokens]
-    if len(lengths) == len(result["models"]):
-        parts = ", ".join(f"{who} {tokens:.0f} tokens" for who, tokens in lengths)
-        lines.append(f"Mean length of the answers: {parts}.")
-    return lines
-
-
-def _verdict_of_two(result: dict[str, Any], name: Names) -> str:
-    decided, p = result["decided"], result["p"]
-    if not decided:
-        return "No preference shown: no vote was decided."
-    if result["leads"]:
-        wins, (low, high) = result["wins"][result["leads"]], result["interval"]
-        figures = (
-            f"{name(result['leads'])} preferred in {wins} of {_count(decided, 'decided vote')} "
-            f"({100 * result['share']:.0f} %, 95 % interval {100 * low:.0f} to "
-            f"{100 * high:.0f} %), "
-            f"exact sign test p = {_p(p)}."
-        )
-    else:
-        figures = f"Each was preferred in {decided // 2} of {decided} decided votes."
-    if result["preferred"]:
-        return figures
-    if not result["leads"]:
-        return f"No preference shown. {figures}"
-    more = result["needed"]
-    missing = (
-        f"more than {MAX_NEEDED_VOTES:,} decided votes" if more is None
-        else f"about {_count(more, 'more decided vote')}"
-    )  # fmt: skip
-    return f"No preference shown; {missing} would be needed at this rate. {figures}"
-
-
-def _verdicts_of_several(result: dict[str, Any], name: Names) -> list[str]:
-    wins = ", ".join(f"{name(model)} {wins}" for model, wins in result["wins"].items())
-    best = (
-        f"Best of {len(result['models'])} in {_count(result['decided'], 'decided vote')}: {wins}."
-    )
-    if result["refused"] == "connected":
-        return [f"No strengths: the votes do not connect all models. {best}"]
-    if result["refused"]:
-        verb = {"won": "won", "lost": "lost"}[result["refused"]]
-        return [f"No strengths: {name(result['refused_for'])} never {verb} a vote. {best}"]
-    lines = []
-    for model, beats in result["beats_base"].items():
-        low, high = (100 * value for value in beats["interval"])
-        shown = "" if low > 50 or high < 50 else "; no preference shown"
-        lines.append(
-            f"{name(model)} is preferred to {name(result['base'])} with probability "
-            f"{100 * beats['probability']:.0f} % (95 % interval {low:.0f} to {high:.0f} %){shown}."
-        )
-    return [*lines, best]
-
-
-def _terms(result: dict[str, Any]) -> list[str]:
-    lines = []
-    if result["is_early"]:
-        lines.append(f"Ended before the planned {result['planned']}.")
-    elif not result["is_over"]:
-        lines.append("The vote is in progress; looking at it before its end makes p too small.")
-    elif result["planned"] is None:
-        lines.append(
-            "The number of votes was not fixed before: if it ended because of how it looked, p is "
-            "too small."
-        )
-    elif result["votes"] < result["planned"]:
-        lines.append(f"{result['planned']} votes were planned; the set had no more prompts.")
-    if len(result["voters"]) > 1:
-        lines.append(f"{len(result['voters'])} voters; each prompt counts once, by most of them.")
-    return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths
-from lab.atomic_files import number, read_object, write_json
+from lab.atomic_files import finite_number, read_object, write_json
 from lab.checked_run import read_forecast
 from lab.compare.race import RACE_ID, Budget, RaceContestant
 from lab.dataclass_json import read
@@ -163,7 +163,7 @@ def seconds_left(race: Race, now: list[RunCell]) -> float | None:
 
 def _forecast_s(run: RunDir) -> float | None:
     runtime = read_forecast(run).runtime
-    return number(runtime.whole_s) if runtime else None
+    return finite_number(runtime.whole_s) if runtime else None
 
 
 def compared_runs(race: Race) -> list[RunDir]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from lab import formatting
-from lab.atomic_files import number, read_object
+from lab.atomic_files import finite_number, read_object
 from lab.compare import evidence, race_file, race_scores, ready_races
 from lab.compare.claim_verdicts import FIGURES, claim_verdicts, learning_rate
 from lab.compare.contestants import Contestant
@@ -126,7 +126,7 @@ def evidence_id(race: Race) -> str:
 
 
 def _seed_figures(figures: RunFigures, scores: RaceScores) -> SeedFigures:
-    values = {key: number(getattr(figures, key)) for key in FIGURES}
+    values = {key: finite_number(getattr(figures, key)) for key in FIGURES}
     known = {key: float(value) for key, value in values.items() if value is not None}
     known |= scores.models.get(figures.id, {})
     return SeedFigures(figures.seed, figures.id, figures.entry.status.state, known)
@@ -142,8 +142,8 @@ def _times(run_id: str) -> tuple[float | None, float | None]:
     run = existing_run(run_id)
     if run is None:
         return None, None
-    began = number((read_object(run.process) or {}).get("time"))
-    return began, number((read_object(run.result) or {}).get("ended"))
+    began = finite_number((read_object(run.process) or {}).get("time"))
+    return began, finite_number((read_object(run.result) or {}).get("ended"))
 
 
 def _minutes(run_id: str) -> float:

@@ -51,13 +51,11 @@ def measure(
     if not runs:
         return RaceScores(race.score_set)
     names = [parse(f"run:{run.id}") for run in runs]
-    answer = score(names, race.score_set, race.score_most, after_answer=after_answer)
+    sheet = score(names, race.score_set, race.score_most, after_answer=after_answer)
     models = {
-        BASE if each["model"].startswith("base:") else each["model"].removeprefix("run:"): each[
-            "figures"
-        ]
-        for each in answer["models"]
+        BASE if name.startswith("base:") else name.removeprefix("run:"): scored.figures
+        for name, scored in sheet.models.items()
     }
-    scores = RaceScores(race.score_set, len(answer["rows"]), models)
+    scores = RaceScores(race.score_set, len(sheet.questions), models)
     write_json(file_of(race), {"v": 1, **asdict(scores)})
     return scores

@@ -101,12 +101,12 @@ def as_html(
         *(f'<p class="red">{text_of(reason)}</p>' for reason in terms.unequal),
         f'<p class="terms">{text_of(" ".join([terms.same, *terms.remarks]).strip())}</p>',
     ]
-    for number, (title, chart) in enumerate(charts.items()):
+    for index, (title, chart) in enumerate(charts.items()):
         parts.append(f"<h2>{text_of(title)}</h2>")
         parts.append(
             chart.to_html(
-                full_html=False, include_plotlyjs=number == 0, include_mathjax=False,
-                config={"displaylogo": False}, div_id=f"chart-{number}",
+                full_html=False, include_plotlyjs=index == 0, include_mathjax=False,
+                config={"displaylogo": False}, div_id=f"chart-{index}",
             )
         )  # fmt: skip
     parts += ["<h2>Figures</h2>", _figures(contestants, names, price)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.atomic_files import file_identity, number, part, read_object, size_of
+from lab.atomic_files import file_identity, finite_number, part, read_object, size_of
 from lab.paths import RunDir
 from lab.rank import measure
 from lab.rank.measure import RankReport
@@ -108,11 +108,11 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             device=str((read_object(run.environment) or {}).get("device", "")),
             data_hash=str(data.get("train_hash") or ""),
             held_out_hash=str(data.get("held_out_hash") or ""),
-            seed=int(number(part(spec, "train").get("seed")) or 0),
-            base_loss=number(base.get("eval/loss")),
-            loss=number(held_out.last("eval/loss")),
+            seed=int(finite_number(part(spec, "train").get("seed")) or 0),
+            base_loss=finite_number(base.get("eval/loss")),
+            loss=finite_number(held_out.last("eval/loss")),
             early_loss=_first_of_several(held_out, "eval/loss"),
-            train_loss=number(train.last("train/loss")),
+            train_loss=finite_number(train.last("train/loss")),
             steps=int(train.last("step") or 0),
             tokens=tokens,
             loss_tokens=int(train.last("loss_tokens") or 0),
@@ -122,19 +122,19 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             peak_bytes=_highest(train, "memory/peak_bytes"),
             energy_wh=energy_wh(series.device),
             # a method may make more trainable on the way
-            trainable=number(last_event("model", "unfrozen").get("trainable")),
-            parameters=number(model.get("parameters")),
+            trainable=finite_number(last_event("model", "unfrozen").get("trainable")),
+            parameters=finite_number(model.get("parameters")),
             artifact_bytes=size_of(run.artifact) if run.artifact.is_dir() else None,
-            forgetting=number(series.probe.last("probe/rise")),
-            kl=number(series.probe.last("probe/kl")),
-            forgetting_half=number(series.probe.last("probe/rise_half")),
-            kl_half=number(series.probe.last("probe/kl_half")),
-            ended=number(series.probe.last("probe/ended")),
-            answer_tokens=number(series.probe.last("probe/answer_tokens")),
-            base_ended=number(series.probe.last("probe/base_ended")),
-            base_answer_tokens=number(series.probe.last("probe/base_answer_tokens")),
-            effective_rank=number(held_out.last("rank/effective")),
-            stable_rank=number(held_out.last("rank/stable")),
+            forgetting=finite_number(series.probe.last("probe/rise")),
+            kl=finite_number(series.probe.last("probe/kl")),
+            forgetting_half=finite_number(series.probe.last("probe/rise_half")),
+            kl_half=finite_number(series.probe.last("probe/kl_half")),
+            ended=finite_number(series.probe.last("probe/ended")),
+            answer_tokens=finite_number(series.probe.last("probe/answer_tokens")),
+            base_ended=finite_number(series.probe.last("probe/base_ended")),
+            base_answer_tokens=finite_number(series.probe.last("probe/base_answer_tokens")),
+            effective_rank=finite_number(held_out.last("rank/effective")),
+            stable_rank=finite_number(held_out.last("rank/stable")),
             needed_rank=_needed_rank(run),
             losses=held_out_losses(run),
         )

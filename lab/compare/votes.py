@@ -221,20 +221,20 @@ def _check(session: VoteSession) -> None:
     for times in (session.created, session.changed, session.ended):
         if type(times) not in (int, float):
             raise ValueError(f"{times!r} is no time")
-    for number, prompt in enumerate(session.prompts, 1):
+    for position, prompt in enumerate(session.prompts, 1):
         if not isinstance(prompt.prompt, str) or prompt.skipped not in ("", IDENTICAL, FAILED):
-            raise ValueError(f"prompt {number} is damaged")
+            raise ValueError(f"prompt {position} is damaged")
         if prompt.order and sorted(prompt.order) != sorted(models):
-            raise ValueError(f"the order of prompt {number} is not one of its models")
+            raise ValueError(f"the order of prompt {position} is not one of its models")
         if prompt.answers and set(prompt.answers) != set(models):
-            raise ValueError(f"prompt {number} has answers of other models")
+            raise ValueError(f"prompt {position} has answers of other models")
         if not all(isinstance(text, str) for text in prompt.answers.values()):
-            raise ValueError(f"an answer to prompt {number} is no text")
+            raise ValueError(f"an answer to prompt {position} is no text")
         if not all(type(count) is int for count in prompt.tokens.values()):
-            raise ValueError(f"a number of tokens of prompt {number} is no number")
+            raise ValueError(f"a number of tokens of prompt {position} is no number")
         for voter, vote in prompt.votes.items():
             if not isinstance(voter, str) or vote not in (*models, TIE, BAD):
-                raise ValueError(f"prompt {number} has the vote {vote!r}")
+                raise ValueError(f"prompt {position} has the vote {vote!r}")
 
 
 def _words(text: str) -> set[str]:
@@ -246,16 +246,16 @@ def _words(text: str) -> set[str]:
     return {word for word in words - common if len(word) >= 3 and not word.isdigit()}
 
 
-def order(models: list[str], seed: int, number: int) -> list[str]:
-    """The models in the places A, B, … of the `number`-th pair that is shown, from 0 on.
+def order(models: list[str], seed: int, pair_index: int) -> list[str]:
+    """The models in the places A, B, … of pair number `pair_index` that is shown, from 0 on.
 
     In each block of len(models) prompts every model is once in every place (a Latin square of
     rotations, itself shuffled), so that no preference for a place becomes one for a model.
     """
     count = len(models)
-    draw = random.Random(f"{seed}:{number // count}")
+    draw = random.Random(f"{seed}:{pair_index // count}")
     first = draw.sample(models, count)
-    turn = draw.sample(range(count), count)[number % count]
+    turn = draw.sample(range(count), count)[pair_index % count]
     return first[turn:] + first[:turn]
 
 

@@ -226,7 +226,7 @@ def _numbered(name: str) -> list[str]:
     """The name, and what it becomes where it is taken: "chats-2.jsonl"."""
     suffix = next(ending for ending in reversed(SUFFIXES) if name.endswith(ending))
     stem = name.removesuffix(suffix)
-    return [name, *(f"{stem}-{number}{suffix}" for number in range(2, MAX_ALIKE))]
+    return [name, *(f"{stem}-{copy_number}{suffix}" for copy_number in range(2, MAX_ALIKE))]
 
 
 def _is_taken(name: str) -> LabError:

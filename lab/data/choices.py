@@ -18,8 +18,8 @@ def choice_columns(value: dict[str, Any]) -> list[str]:
         if isinstance(value.get(name), list) or _labelled(value.get(name)):
             return [name]
     for names in (
-        [f"choice{number}" for number in range(11)],
-        [f"choice{number}" for number in range(1, 11)],
+        [f"choice{index}" for index in range(11)],
+        [f"choice{index}" for index in range(1, 11)],
         list(LETTERS),
     ):
         present = [name for name in names if name in value]
@@ -75,9 +75,9 @@ def _right(answer: Any, choices: list[str]) -> int:
         return letters.index(answer.strip().upper())
     is_number = isinstance(answer, int) and not isinstance(answer, bool)
     text = answer.strip() if isinstance(answer, str) else ""
-    number = answer if is_number else int(text) if text.isdecimal() and len(text) <= 9 else -1
-    if 0 <= number < len(choices):
-        return int(number)
+    index = answer if is_number else int(text) if text.isdecimal() and len(text) <= 9 else -1
+    if 0 <= index < len(choices):
+        return int(index)
     if isinstance(answer, InvalidRow):
         raise InvalidRow(f"the answer {answer}")
     raise InvalidRow(f"the answer {quoted(answer)} is none of the {len(choices)} choices")

@@ -43,19 +43,19 @@ def messages_of(
     if not isinstance(turns, list) or not turns:
         raise InvalidRow("has no messages")
     messages: list[Message] = []
-    for number, turn in enumerate(turns, start=1):
+    for position, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict):
-            raise InvalidRow(f"message {number} is {quoted(turn)}, not an object")
+            raise InvalidRow(f"message {position} is {quoted(turn)}, not an object")
         name = next((turn[key] for key in ROLE_KEYS if key in turn), None)
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise InvalidRow(
-                f"message {number} has the role {quoted(name)}; use {', '.join(ROLES)}"
+                f"message {position} has the role {quoted(name)}; use {', '.join(ROLES)}"
             )
         try:
             messages.append(_message(turn, role, str(name).strip().lower(), fill, notes))
         except InvalidRow as reason:
-            raise InvalidRow(f"message {number} ({name}): {reason}") from None
+            raise InvalidRow(f"message {position} ({name}): {reason}") from None
     return messages
 
 

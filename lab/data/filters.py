@@ -65,10 +65,10 @@ def _slice(value: Any, slices: int, fill_with: Any = None) -> list[list[Any]]:
     values, count = list(counted(value)), int(_most(slices, 10_000))
     each, more = divmod(len(values), count)
     parts, start = [], 0
-    for number in range(count):
-        end = start + each + (number < more)
+    for index in range(count):
+        end = start + each + (index < more)
         part = values[start:end]
-        parts.append([*part, fill_with] if fill_with is not None and number >= more else part)
+        parts.append([*part, fill_with] if fill_with is not None and index >= more else part)
         start = end
     return parts
 

@@ -20,10 +20,10 @@ def detected(dataset_id: str) -> Detection:
     dataset = catalog.resolve(dataset_id)
     first: list[Any] = []
     values = RecordReader(dataset.path, time.monotonic() + SECONDS)
-    for number, (_, value) in enumerate(values):
+    for index, (_, value) in enumerate(values):
         if not isinstance(value, InvalidRow):
             first.append(value)
-        if len(first) >= FIRST or number > MAX_INVALID:
+        if len(first) >= FIRST or index > MAX_INVALID:
             break
     names = tuple(sorted({str(key) for row in first if isinstance(row, dict) for key in row}))
     try:

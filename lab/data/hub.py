@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import formatting, paths, process
-from lab.atomic_files import number, read_object, write_json
+from lab.atomic_files import finite_number, read_object, write_json
 from lab.errors import LabError
 from lab.hub import credentials, repository, settings
 from lab.hub.problems import unreachable
@@ -207,7 +207,7 @@ def state_of(wanted: HubId) -> FetchState:
         _count(record.get("total")),
         _count(record.get("bytes")) or 0,
         _count(record.get("total_bytes")),
-        number(record.get("bytes_per_s")) or 0.0,
+        finite_number(record.get("bytes_per_s")) or 0.0,
         str(record.get("message") or ""),
         str(record.get("hint") or ""),
     )

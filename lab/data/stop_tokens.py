@@ -16,7 +16,7 @@ from lab.atomic_files import read_object, write_json
 from lab.data import rendering
 from lab.errors import LabError
 
-QUESTION, FIRST, AGAIN, LAST = (f"\ue000{number}\ue001" for number in range(4))
+QUESTION, FIRST, AGAIN, LAST = (f"\ue000{index}\ue001" for index in range(4))
 FILE = "generation_config.json"
 
 

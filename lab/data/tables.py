@@ -98,9 +98,9 @@ def _record(names: list[str], fields: list[str]) -> dict[str, str] | None:
     if not any(map(str.strip, fields)):
         return {}
     return {
-        name or f"column {number}": field
-        for number, (name, field) in enumerate(zip(names, fields, strict=True), start=1)
-        if name or not (field.isspace() or not field or (number == 1 and field.isdecimal()))
+        name or f"column {position}": field
+        for position, (name, field) in enumerate(zip(names, fields, strict=True), start=1)
+        if name or not (field.isspace() or not field or (position == 1 and field.isdecimal()))
     }
 
 

@@ -13,7 +13,7 @@ import difflib
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -78,6 +78,12 @@ class TaskScores:
     shots: int
     version: str
     models: list[TaskFigures]
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> TaskScores:
+        """What this version has written; a standard error may be NaN."""
+        models = [TaskFigures(**each) for each in stored["models"]]
+        return TaskScores(**{**stored, "models": models})
 
 
 def is_name(text: str) -> bool:

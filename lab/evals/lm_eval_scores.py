@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lab import background_job, paths
+from lab import background_job, dataclass_json, paths
 from lab.chat import models as chat_models
 from lab.chat.models import LoadedModel, ModelRef
 from lab.errors import LabError
@@ -28,6 +29,31 @@ from lab.hub import credentials
 INSTALL = "Run '.venv/bin/python -m pip install -r requirements-lm-eval.txt' first."
 TASK = "lab_set"
 KINDS = ("labels", "choices")
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """`accuracy`: the harness's acc_norm, in `centred` with chance at 0; `log_probabilities`: in
+    nats, by question and option."""
+
+    model: str = ""
+    accuracy: float = 0.0
+    centred: float = 0.0
+    log_probabilities: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """`version` is that of the harness."""
+
+    set: str = ""
+    rows: int = 0
+    version: str = ""
+    models: tuple[ModelScores, ...] = ()
+
+    @staticmethod
+    def from_json(stored: Any) -> SetScores:
+        return dataclass_json.read(SetScores, stored) or SetScores()
 
 
 def check(names: list[ModelRef], dataset_id: str, most: int) -> None:
@@ -55,9 +81,8 @@ def measure(
     dataset_id: str,
     most: int,
     tell: Callable[[str], object] = lambda phase: None,
-) -> dict[str, Any]:
-    """{"set", "rows", "version" of the harness, "models": [{"model", "accuracy" (its acc_norm),
-    "centred", "log_probabilities" by question and option}]}, the base first. Raises LabError."""
+) -> SetScores:
+    """The scores of these models, the base first. Raises LabError."""
     ordered = chat_models.with_shared_template(score.with_base_first(names))
     check(ordered, dataset_id, most)
     terms = score.terms_of(ordered, dataset_id, most, "")
@@ -66,19 +91,15 @@ def measure(
     for named in ordered:
         tell(f"scoring {named.name}")
         accuracy, log_probabilities = _of_model(chat_models.load(named), terms)
-        models.append(
-            {
-                "model": named.name,
-                "accuracy": accuracy,
-                "centred": (accuracy - chance) / (1 - chance),
-                "log_probabilities": log_probabilities,
-            }
-        )
+        centred = (accuracy - chance) / (1 - chance)
+        models.append(ModelScores(named.name, accuracy, centred, log_probabilities))
     version = metadata.version("lm-eval")
-    return {"set": dataset_id, "rows": len(terms.items), "version": version, "models": models}
+    return SetScores(dataset_id, len(terms.items), version, tuple(models))
 
 
-def _of_model(loaded: LoadedModel, terms: ScoreTerms) -> tuple[float, list[list[float]]]:
+def _of_model(
+    loaded: LoadedModel, terms: ScoreTerms
+) -> tuple[float, tuple[tuple[float, ...], ...]]:
     """(acc_norm, summed log-probabilities in nats of each option of each question)."""
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.evaluator import evaluate
@@ -96,7 +117,9 @@ def _of_model(loaded: LoadedModel, terms: ScoreTerms) -> tuple[float, list[list[
     model = ChatTokens(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=1)
     results = evaluate(model, {TASK: task}, bootstrap_iters=0, log_samples=True)
     samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
-    sums = [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in samples]
+    sums = tuple(
+        tuple(float(answer[0]) for answer in sample["filtered_resps"]) for sample in samples
+    )
     return float(results["results"][TASK]["acc_norm,none"]), sums
 
 

@@ -20,7 +20,7 @@ from lab.data import catalog, choices
 from lab.data.formats import Example
 from lab.errors import LabError
 from lab.evals import score_sheets, scores
-from lab.evals.score_sheets import ScoredAnswer, ScoredQuestion, ScoreSheet
+from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
 from lab.evals.unlearned_rows import unlearned
 from lab.schema import quote
 
@@ -92,27 +92,16 @@ def score(
     most: int = MAX_QUESTIONS,
     pattern: str = "",
     after_answer: Told = lambda model, done, total: None,
-) -> dict[str, Any]:
-    """{"set", "kind", "rows", "models": [{"model", "figures", "answers"}], "main"}, the base
-    first. Raises LabError for a set without a question."""
+) -> ScoreSheet:
+    """The answers of these models, the base first. Raises LabError for a set without a question."""
     ordered = chat_models.with_shared_template(with_base_first(names))
     terms = terms_of(ordered, dataset_id, most, pattern)
-    measured = {named.name: measure(named, terms, after_answer) for named in ordered}
-    listed = [
-        {
-            "model": name,
-            "figures": figures(answers, terms),
-            "answers": [asdict(answer) for answer in answers],
-        }
-        for name, answers in measured.items()
-    ]
-    return {
-        "set": dataset_id,
-        "kind": terms.kind,
-        "rows": [asdict(question) for question in terms.questions],
-        "models": listed,
-        "main": main_figure(figures(measured[ordered[0].name], terms)),
-    }
+    models = {}
+    for named in ordered:
+        answers = measure(named, terms, after_answer)
+        models[named.name] = ScoredModel(figures(answers, terms), tuple(answers))
+    main = main_figure(models[ordered[0].name].figures)
+    return ScoreSheet(dataset_id, terms.kind, main, tuple(terms.questions), models)
 
 
 def measure(
@@ -221,7 +210,7 @@ def _answer(loaded: LoadedModel, named: ModelRef, item: Item, terms: ScoreTerms)
     likeliest = _likeliest(loaded, item, terms) if item.options else ""
     text = ""
     if terms.kind != "choices":
-        text = generate.answer(loaded, named, list(item.messages), terms.settings)["text"]
+        text = generate.answer(loaded, named, list(item.messages), terms.settings).text
     label = scores.closest_label(text, item.options) if terms.kind == "labels" else ""
     return ScoredAnswer(text, likeliest, label, answer_figures(text, likeliest, item, terms))
 
@@ -271,7 +260,7 @@ def figures(answers: list[ScoredAnswer], terms: ScoreTerms) -> dict[str, float]:
     return {name: result[name] for name in TITLES if name in result}
 
 
-def main_figure(figures: dict[str, float]) -> str:
+def main_figure(figures: Mapping[str, float]) -> str:
     """The figure that says which answers are right."""
     return next(name for name in MAIN if name in figures)
 

@@ -223,7 +223,7 @@ def _combined(
     weighted sum as a share of that). Raises LabError."""
     import torch
 
-    names = [f"adapter{number}" for number in range(len(forms))]
+    names = [f"adapter{position}" for position in range(len(forms))]
     model = base
     for name, form in zip(names, forms, strict=True):
         model = form.put_on(model, name)

@@ -235,7 +235,7 @@ def unread() -> dict[str, str]:
     other = {*MORE_TALKS, "conversation", "choices", "options", *LETTERS.lower()}
     other |= {"chosen", "rejected", "preferred_output", "non_preferred_output", "replies"}
     return {
-        "other_formats": repr(sorted(other | {f"choice{number}" for number in range(11)})),
+        "other_formats": repr(sorted(other | {f"choice{index}" for index in range(11)})),
         "of_row": repr(of_row),
         "pairs": repr({form: sides[form] for form in pairs}),
         "of_turn": repr(sorted(of_turn | {"speaker", "text", "parts"})),

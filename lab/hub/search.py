@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lab.atomic_files import number, part
+from lab.atomic_files import finite_number, part
 from lab.hub import client, repository
 from lab.hub.problems import HubError
 
@@ -64,12 +64,12 @@ def _model(entry: dict[str, Any]) -> HubModel:
     licenses = [tag.partition(":")[2] for tag in tags if tag.startswith("license:")]
     stated = part(entry, "cardData").get("license")
     names = [part(sibling).get("rfilename") for sibling in _list(entry.get("siblings"))]
-    total = number(part(entry, "safetensors").get("total"))
+    total = finite_number(part(entry, "safetensors").get("total"))
     return HubModel(
         id=str(entry.get("id") or entry.get("modelId")),
         parameters=int(total) if total else None,
         license=(licenses or [stated if isinstance(stated, str) else ""])[0][:60] or "not stated",
-        downloads=int(number(entry.get("downloads")) or 0),
+        downloads=int(finite_number(entry.get("downloads")) or 0),
         is_gated=entry.get("gated") not in (None, False, "false"),
         has_safetensors="safetensors" in tags
         or bool(total)

@@ -221,7 +221,7 @@ class Method:
             "count": self.parameter_formula,
             "explain": self.description,
             "default_lr": self.default_lr,
-            "options": schema.describe(self.config),
+            "options": [field.to_json() for field in schema.describe(self.config)],
             "supports": {
                 feature.key: bool(getattr(self, feature.method_attribute))
                 for feature in compatibility.FEATURES

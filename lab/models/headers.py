@@ -123,7 +123,7 @@ def _are_counts(value: Any) -> TypeGuard[list[int]]:
     return (
         isinstance(value, list)
         and len(value) <= 16
-        and all(type(number) is int and 0 <= number < 2**48 for number in value)
+        and all(type(item) is int and 0 <= item < 2**48 for item in value)
     )
 
 

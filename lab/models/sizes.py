@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.errors import LabError
-from lab.schema import number, quote
+from lab.schema import number_text, quote
 
 MAX_CONFIG_BYTES = 4_000_000  # bytes of a config.json
 MAX_DEPTH, MAX_ENTRIES = 12, 100_000  # of objects in each other, and of one object, list or text
@@ -122,8 +122,8 @@ def _wrong(key: str, value: Any, needed: bool) -> str:
         return f"is {quote(value)}, and must be a whole number"
     if type(value) is int and not low <= value <= high:
         if needed:
-            return f"is {number(value)}, and must be from 1 to {number(high)}"
-        return f"is {number(value)}, and must be at most {number(high)}"
+            return f"is {number_text(value)}, and must be from 1 to {number_text(high)}"
+        return f"is {number_text(value)}, and must be at most {number_text(high)}"
     return ""
 
 

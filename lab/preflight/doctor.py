@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 from lab.formatting import size
+from lab.host import HostFacts
 from lab.models import catalog
 
 NEEDED = ("torch", "transformers", "peft")
@@ -17,12 +17,12 @@ def missing() -> list[str]:
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
-def problems(facts: dict[str, Any]) -> list[str]:
-    """Of the machine that `lab.host.describe` describes."""
+def problems(facts: HostFacts) -> list[str]:
+    """Of the machine that `facts` describe."""
     lines = [f"{name} is not installed. Run 'make setup'." for name in missing()]
-    if not facts["system"].startswith("Linux") or not facts["system"].endswith("x86_64"):
+    if not facts.system.startswith("Linux") or not facts.system.endswith("x86_64"):
         lines.append(
-            f"{facts['system']} is not supported: the lab is tested on Linux, x86-64. Following "
+            f"{facts.system} is not supported: the lab is tested on Linux, x86-64. Following "
             "workers (process identity, memory) rests on Linux."
         )
     lines += [
@@ -30,8 +30,6 @@ def problems(facts: dict[str, Any]) -> list[str]:
         for model in catalog.BUILT_IN
         if not model.is_ready
     ]
-    if facts["disk_free_bytes"] < MIN_DISK_BYTES:
-        lines.append(
-            f"Only {size(facts['disk_free_bytes'])} of disk are free. Full runs need more."
-        )
+    if facts.disk_free_bytes < MIN_DISK_BYTES:
+        lines.append(f"Only {size(facts.disk_free_bytes)} of disk are free. Full runs need more.")
     return lines

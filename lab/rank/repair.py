@@ -87,7 +87,7 @@ def repair(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> R
     counts: list[int] = []
 
     def count(line: str) -> None:
-        counts.extend(int(number) for number in INTRUDERS_LINE.findall(line))
+        counts.extend(int(text) for text in INTRUDERS_LINE.findall(line))
 
     reduce_intruder_dimension(
         model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.atomic_files import number, read_object, remove_tree, size_of, write_json
+from lab.atomic_files import finite_number, read_object, remove_tree, size_of, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs.status import status
@@ -34,7 +34,9 @@ def pinned(run: RunDir) -> frozenset[int]:
     steps = (read_object(run.pins) or {}).get("steps")
     if not isinstance(steps, list):
         return frozenset()
-    return frozenset(step for step in steps if isinstance(step, int) and number(step) is not None)
+    return frozenset(
+        step for step in steps if isinstance(step, int) and finite_number(step) is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def table(run: RunDir) -> list[SavedCheckpoint]:
         SavedCheckpoint(
             step_of(path),
             size_of(path),
-            number((read_object(path / "state.json") or {}).get("eval_loss")),
+            finite_number((read_object(path / "state.json") or {}).get("eval_loss")),
             step_of(path) in pins,
         )
         for path in listing(run.checkpoints)

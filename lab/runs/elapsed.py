@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from lab import formatting
-from lab.atomic_files import number, part, read_object
+from lab.atomic_files import finite_number, part, read_object
 from lab.checked_run import read_forecast
 from lab.forecasts import RuntimeForecast
 from lab.paths import RunDir
@@ -20,7 +20,7 @@ def elapsed_s(run: RunDir) -> float | None:
     result = read_result(run)
     results = [result, *(read_file(file) for file in run.attempts.glob("*/result.json"))]
     spans = [ended.seconds for ended in results if ended is not None]
-    begun = number((read_object(run.process) or {}).get("time"))
+    begun = finite_number((read_object(run.process) or {}).get("time"))
     if result is None and begun:
         spans.append(max(0.0, time.time() - begun))
     known = [span for span in spans if span is not None]
@@ -33,7 +33,7 @@ def expected(run: RunDir, step: float | None, seconds: float | None) -> RuntimeF
     forecast = read_forecast(run).runtime
     if forecast is None or step is None or seconds is None:
         return forecast
-    limit = number(part(read_object(run.spec), "train").get("max_seconds"))
+    limit = finite_number(part(read_object(run.spec), "train").get("max_seconds"))
     return corrected(forecast, int(step), seconds, limit)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import paths
-from lab.atomic_files import number
+from lab.atomic_files import finite_number
 from lab.checked_run import read_forecast
 from lab.forecasts import Parts
 from lab.formatting import percent, signed_percent
@@ -126,4 +126,4 @@ def measured_parts(run: RunDir) -> list[MeasuredPart]:
 def _sizes(value: Any) -> dict[str, float]:
     """The numbers of a stored object; the file may hold anything."""
     stored = value if isinstance(value, dict) else {}
-    return {key: size for key, item in stored.items() if (size := number(item)) is not None}
+    return {key: size for key, item in stored.items() if (size := finite_number(item)) is not None}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.atomic_files import file_identity, number
+from lab.atomic_files import file_identity, finite_number
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.runs.record_reader import continuous, read_lines
@@ -86,6 +86,6 @@ def _row(values: Any) -> np.ndarray | None:
     """(N,) float64; None unless all are finite numbers."""
     if not isinstance(values, list) or not values:
         return None
-    if any(number(value) is None for value in values):
+    if any(finite_number(value) is None for value in values):
         return None
     return np.array(values, dtype=np.float64)

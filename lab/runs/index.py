@@ -62,9 +62,9 @@ def entries() -> list[RunSummary]:
 def unused_name(name: str) -> str:
     """`name`, or "NAME 2" where another run has it: lists could not tell the two apart."""
     used = {entry.name for entry in entries()}
-    number, new = 2, name
+    copy_number, new = 2, name
     while new in used:
-        new, number = f"{name[:110]} {number}", number + 1
+        new, copy_number = f"{name[:110]} {copy_number}", copy_number + 1
     return new
 
 

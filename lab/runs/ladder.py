@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lab import paths
-from lab.atomic_files import number, part, read_object, write_json
+from lab.atomic_files import finite_number, part, read_object, write_json
 from lab.dataclass_json import read
 from lab.errors import LabError
 from lab.paths import RunDir
@@ -113,7 +113,7 @@ def final_loss_of(run_id: str) -> float | None:
     if status(run).state != "done":
         return None
     evals = [e for e in record_reader.metrics(run, "eval") if e.get("of") != "base"]
-    loss = number(evals[-1].get("eval/loss")) if evals else None
+    loss = finite_number(evals[-1].get("eval/loss")) if evals else None
     return None if loss is None else float(loss)
 
 

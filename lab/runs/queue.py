@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import paths, schema
-from lab.atomic_files import number, read_object, write_json
+from lab.atomic_files import finite_number, read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
 from lab.runs.result import Result, write_result
@@ -45,7 +45,7 @@ class QueueSettings:
     )
 
 
-def describe() -> list[dict[str, Any]]:
+def describe() -> list[schema.FieldDescription]:
     """The queue's settings with their help, for forms."""
     return schema.describe(QueueSettings)
 
@@ -149,4 +149,4 @@ def withdraw(run: RunDir) -> bool:
 
 
 def _number(value: Any) -> float:
-    return float(number(value) or 0.0)
+    return float(finite_number(value) or 0.0)

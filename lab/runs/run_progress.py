@@ -10,7 +10,7 @@ import itertools
 import time
 from dataclasses import dataclass, replace
 
-from lab.atomic_files import number, read_object
+from lab.atomic_files import finite_number, read_object
 from lab.checked_run import read_forecast
 from lab.paths import RunDir
 from lab.runs import record_reader
@@ -108,13 +108,13 @@ def _phase_events(run: RunDir) -> list[tuple[float, str]]:
     events = [
         event
         for event in record_reader.events(run, "phase")
-        if number(event.get("time")) is not None and isinstance(event.get("phase"), str)
+        if finite_number(event.get("time")) is not None and isinstance(event.get("phase"), str)
     ]
-    newest = max((number(event.get("attempt")) or 0 for event in events), default=0)
+    newest = max((finite_number(event.get("attempt")) or 0 for event in events), default=0)
     return [
         (float(event["time"]), event["phase"])
         for event in events
-        if (number(event.get("attempt")) or 0) == newest
+        if (finite_number(event.get("attempt")) or 0) == newest
     ]
 
 
@@ -133,8 +133,8 @@ def _is_over(run: RunDir) -> bool:
     beat, plan = read_heartbeat(run) or Heartbeat(), record_reader.last_event(run, "plan")
     if beat.phase != "saving":
         return False
-    last = number(series_of(run).train.last("step"))
-    steps = number(plan.get("steps"))
+    last = finite_number(series_of(run).train.last("step"))
+    steps = finite_number(plan.get("steps"))
     return last is not None and steps is not None and last >= steps
 
 
@@ -142,7 +142,7 @@ def _names(run: RunDir) -> list[str]:
     """The parts that this run has."""
     spec = RunSpec.from_stored(read_object(run.spec) or {})
     has_base = bool(spec.data.eval_fraction or spec.data.eval_dataset)
-    is_resumed = bool(number(record_reader.last_event(run, "plan").get("resumed_at")))
+    is_resumed = bool(finite_number(record_reader.last_event(run, "plan").get("resumed_at")))
     missing = set()
     if not has_base or is_resumed:
         missing.add("base")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lab import process
-from lab.atomic_files import number, part, read_object
+from lab.atomic_files import finite_number, part, read_object
 from lab.paths import RunDir
 from lab.runs import deadlines
 from lab.runs.heartbeat import Heartbeat, read_heartbeat
@@ -124,7 +124,7 @@ def _ended(run: RunDir) -> Status | None:
 def _age(run: RunDir, beat: Heartbeat) -> float | None:
     """Seconds since the last heartbeat, or since the start where there was none. The worker's own
     times count: those of the files say when they were copied here."""
-    heard = beat.time or number((read_object(run.process) or {}).get("time"))
+    heard = beat.time or finite_number((read_object(run.process) or {}).get("time"))
     return time.time() - heard if heard else None
 
 

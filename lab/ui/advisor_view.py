@@ -206,8 +206,8 @@ def _title(field: str, method: str) -> str:
     """ "LoRA rank" of method.rank."""
     section, _, name = field.partition(".")
     config = methods.get(method).config if section == "method" else SECTIONS[section]
-    titles = {option["name"]: option["title"] for option in schema.describe(config)}
-    return str(titles.get(name, name))
+    titles = {option.name: option.title for option in schema.describe(config)}
+    return titles.get(name, name)
 
 
 def _value(value: Any) -> str:

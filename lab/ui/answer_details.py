@@ -9,6 +9,7 @@ import math
 import streamlit as st
 
 from lab.chat import client, conversations, examples
+from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat
 from lab.errors import LabError
 from lab.ui import cards, chat_panes
@@ -20,10 +21,10 @@ TINTS = (0, 22, 44, 66)  # per cent of the warning colour for each of SURPRISES
 
 
 @st.dialog("Answer", width="large")
-def show(conversation_id: str, number: int, name: str) -> None:
+def show(conversation_id: str, turn_index: int, name: str) -> None:
     """Open the dialog."""
     chat = client.view(conversation_id)
-    answer = chat.turns[number].answers[name]
+    answer = chat.turns[turn_index].answers[name]
     st.markdown(chat_panes.pane(name).label)
     text, receipt, tokens, example, more = st.tabs(
         ["Text", "Receipt", "Tokens", "Keep as an example", "Continue from here"]
@@ -31,56 +32,57 @@ def show(conversation_id: str, number: int, name: str) -> None:
     with text:
         st.code(visible(answer.text), language=None, wrap_lines=True)
     with receipt:
-        _receipt(chat, number, name, answer)
+        _receipt(chat, turn_index, name, answer)
     with tokens:
-        _tokens(chat, number, name, answer)
+        _tokens(chat, turn_index, name, answer)
     with example:
-        _example(chat, number, name, answer)
+        _example(chat, turn_index, name, answer)
     with more:
-        _go_on(chat, number, name)
+        _go_on(chat, turn_index, name)
 
 
-def _receipt(chat: Chat, number: int, name: str, answer: Answer) -> None:
+def _receipt(chat: Chat, turn_index: int, name: str, answer: Answer) -> None:
     if not answer.receipt:
         st.caption("There is no receipt: the answer did not begin.")
         return
-    for line in chat_panes.proof_lines(answer.receipt):
+    known = AnswerReceipt.from_json(answer.receipt)
+    for line in chat_panes.proof_lines(known):
         st.markdown(line)
     st.caption("The prompt as it was read")
-    st.code(visible(answer.receipt["prompt"]), language=None, wrap_lines=True)
+    st.code(visible(known.prompt), language=None, wrap_lines=True)
     rest = dict(answer.receipt)
-    rest.pop("prompt")  # it stands above
+    rest.pop("prompt", None)  # it stands above
     cards.json_code(rest)
     st.download_button(
-        "Download the receipt", examples.receipt_file(chat, number, name),
-        file_name=f"receipt-{chat.id}-{number + 1}.json", mime="application/json",
-        icon=":material/download:", key=f"details.receipt.{number}.{name}",
+        "Download the receipt", examples.receipt_file(chat, turn_index, name),
+        file_name=f"receipt-{chat.id}-{turn_index + 1}.json", mime="application/json",
+        icon=":material/download:", key=f"details.receipt.{turn_index}.{name}",
     )  # fmt: skip
     st.code("python -m lab chat --receipt FILE", language=None, wrap_lines=True)
     st.caption("Gives the same tokens again, or says what has changed.")
 
 
-def _tokens(chat: Chat, number: int, name: str, answer: Answer) -> None:
+def _tokens(chat: Chat, turn_index: int, name: str, answer: Answer) -> None:
     """Each token on a tint that says how surprised a model was, and the answer under each model."""
     if not answer.log_probabilities:
         st.caption("No tokens.")
         return
     scores = {name: answer.log_probabilities, **answer.scores}
     scored = scores
-    if len(chat.turns[number].answers) > 1 and not answer.scores:
+    if len(chat.turns[turn_index].answers) > 1 and not answer.scores:
         st.caption("How likely is this answer under the other models of this question?")
         if st.button(
             "Measure it under every model", icon=":material/monitoring:",
-            key=f"details.score.{number}.{name}",
+            key=f"details.score.{turn_index}.{name}",
         ):  # fmt: skip
             with user_errors(), st.spinner("Reading the answer with each model …"):
-                scored = {name: answer.log_probabilities, **client.score(chat.id, number, name)}
+                scored = {name: answer.log_probabilities, **client.score(chat.id, turn_index, name)}
     if len(scored) > 1:
         st.table(score_rows(scored, name), border="horizontal", hide_index=True)
     chosen = name
     if len(scored) > 1:
         chosen = st.pills(
-            "Surprise of", list(scored), default=name, key=f"details.under.{number}.{name}",
+            "Surprise of", list(scored), default=name, key=f"details.under.{turn_index}.{name}",
             format_func=lambda model: chat_panes.pane(model).heading, required=True,
         )  # fmt: skip
     st.html(token_html(answer, scored[chosen or name]))
@@ -132,41 +134,41 @@ def token_html(answer: Answer, log_probabilities: list[float]) -> str:
     return f'<p style="line-height:1.9">{"".join(spans)}</p><p>{legend}</p>'
 
 
-def _example(chat: Chat, number: int, name: str, answer: Answer) -> None:
+def _example(chat: Chat, turn_index: int, name: str, answer: Answer) -> None:
     """Correct the answer and keep it as a row of a dataset."""
     st.caption("Adds the conversation up to this answer as a row to one of your datasets.")
-    text = st.text_area("Answer", answer.text, height=160, key=f"details.text.{number}.{name}")
+    text = st.text_area("Answer", answer.text, height=160, key=f"details.text.{turn_index}.{name}")
     st.session_state.setdefault("chat.dataset", examples.DEFAULT_NAME)
     dataset = st.text_input(
-        "Dataset", st.session_state["chat.dataset"], key=f"details.dataset.{number}.{name}",
+        "Dataset", st.session_state["chat.dataset"], key=f"details.dataset.{turn_index}.{name}",
         help="An uploaded dataset; it is created if it does not exist.",
     )  # fmt: skip
-    if st.button("Add the row", icon=":material/add:", key=f"details.add.{number}.{name}"):
+    if st.button("Add the row", icon=":material/add:", key=f"details.add.{turn_index}.{name}"):
         try:
-            rows = examples.add_chat(dataset, chat, number, name, text)
+            rows = examples.add_chat(dataset, chat, turn_index, name, text)
         except (LabError, OSError) as error:
             st.error(visible(str(error)))
         else:
             st.success(f"{dataset} has {rows} rows. Open it on the Data page.")
 
 
-def _go_on(chat: Chat, number: int, name: str) -> None:
-    last = number == len(chat.turns) - 1
-    if last and len(chat.turns[number].answers) > 1:
+def _go_on(chat: Chat, turn_index: int, name: str) -> None:
+    last = turn_index == len(chat.turns) - 1
+    if last and len(chat.turns[turn_index].answers) > 1:
         st.caption("All models continue as if each had given this answer.")
-        if st.button("Continue all from this answer", key=f"details.all.{number}.{name}"):
-            run_action(lambda: conversations.continue_from(chat.id, number, name))
+        if st.button("Continue all from this answer", key=f"details.all.{turn_index}.{name}"):
+            run_action(lambda: conversations.continue_from(chat.id, turn_index, name))
     st.caption("A new chat with the turns up to here; this one does not change.")
-    if st.button("Branch from here", key=f"details.branch.{number}.{name}"):
-        branch = conversations.branch(chat.id, number + 1)
+    if st.button("Branch from here", key=f"details.branch.{turn_index}.{name}"):
+        branch = conversations.branch(chat.id, turn_index + 1)
         st.session_state["chat.open"] = branch.id
         st.rerun()
     st.caption("A new chat in which you change this turn's question.")
     question = st.text_area(
-        "Question", chat.turns[number].question, key=f"details.edit.{number}.{name}"
+        "Question", chat.turns[turn_index].question, key=f"details.edit.{turn_index}.{name}"
     )
-    if st.button("Ask this instead", key=f"details.ask.{number}.{name}"):
-        branch = conversations.branch(chat.id, number)
+    if st.button("Ask this instead", key=f"details.ask.{turn_index}.{name}"):
+        branch = conversations.branch(chat.id, turn_index)
         st.session_state["chat.open"] = branch.id
         st.session_state["chat.next"] = question
         st.rerun()

@@ -9,7 +9,7 @@ import streamlit as st
 
 from lab import access, formatting
 from lab import host as this_machine
-from lab.atomic_files import number, read_object
+from lab.atomic_files import finite_number, read_object
 from lab.preflight import doctor
 from lab.ui import run_state
 from lab.ui.markdown_safety import escape_markdown, plain
@@ -30,7 +30,7 @@ def warnings() -> None:
 
 
 @st.cache_data(ttl=10, show_spinner=False)
-def _machine() -> dict[str, Any]:
+def _machine() -> this_machine.HostFacts:
     return this_machine.describe()
 
 
@@ -38,43 +38,43 @@ def machine_line() -> str:
     """ "RTX 4090 · 24.00 GB · 61.00 GB of disk free" as Markdown."""
     facts = _machine()
     name, memory = (
-        (facts["gpus"][0]["name"], facts["gpus"][0]["memory_bytes"])
-        if facts["gpus"]
-        else (f"{facts['cores']} CPU cores", facts["memory_bytes"])
+        (facts.gpus[0].name, facts.gpus[0].memory_bytes)
+        if facts.gpus
+        else (f"{facts.cores} CPU cores", facts.memory_bytes)
     )
-    disk = formatting.size(facts["disk_free_bytes"])
+    disk = formatting.size(facts.disk_free_bytes)
     return escape_markdown(f"{name} · {formatting.size(memory)} · {disk} of disk free")
 
 
 def free_memory() -> str:
     """ "12.40 GB", of the first GPU or of this machine."""
     facts = _machine()
-    free = facts["gpus"][0]["free_bytes"] if facts["gpus"] else facts["memory_free_bytes"]
+    free = facts.gpus[0].free_bytes if facts.gpus else facts.memory_free_bytes
     return formatting.size(free)
 
 
 def machine() -> None:
     """Processor, memory, GPU, disk, and what that means for training."""
     facts = _machine()
-    peak = number((read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops"))
+    peak = finite_number((read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops"))
     rows = [
-        ("memory", "CPU", f"{facts['processor']}, {facts['cores']} cores"),
+        ("memory", "CPU", f"{facts.processor}, {facts.cores} cores"),
         (
             "memory_alt",
             "Memory",
-            f"{formatting.size(facts['memory_bytes'])}, "
-            f"{formatting.size(facts['memory_free_bytes'])} free",
+            f"{formatting.size(facts.memory_bytes)}, "
+            f"{formatting.size(facts.memory_free_bytes)} free",
         ),
-        ("hard_drive", "Disk", f"{formatting.size(facts['disk_free_bytes'])} free"),
+        ("hard_drive", "Disk", f"{formatting.size(facts.disk_free_bytes)} free"),
     ]
     if peak:
         rows.append(("speed", "CPU speed", f"{peak / 1e9:.0f} GFLOP/s (float32 matrix multiply)"))
-    for gpu in facts["gpus"]:
-        free = f"{formatting.size(gpu['memory_bytes'])}, {formatting.size(gpu['free_bytes'])} free"
-        rows.append(("developer_board", "GPU", f"{gpu['name']}: {free}"))
+    for gpu in facts.gpus:
+        free = f"{formatting.size(gpu.memory_bytes)}, {formatting.size(gpu.free_bytes)} free"
+        rows.append(("developer_board", "GPU", f"{gpu.name}: {free}"))
     for icon, name, value in rows:
         st.markdown(f":material/{icon}: **{name}**  {escape_markdown(value)}")
-    if not facts["gpus"]:
+    if not facts.gpus:
         st.caption(
             "No NVIDIA GPU found: training runs on the CPU, which is enough for small models."
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.atomic_files import number
+from lab.atomic_files import finite_number
 from lab.checked_run import read_forecast
 from lab.data.preview_types import BatchRow
 from lab.runs import checkpoints
@@ -26,7 +26,7 @@ FROM_MINUTES_S = 180.0  # from here on time is shown in minutes
 
 def x_axis(by: str, *columns: Columns) -> tuple[float, str]:
     """(what values of the axis are divided by, its title)."""
-    last = max((number(part.last(by)) or 0.0 for part in columns), default=0.0)
+    last = max((finite_number(part.last(by)) or 0.0 for part in columns), default=0.0)
     if by == "seconds" and last >= FROM_MINUTES_S:
         return 60.0, MINUTES
     return 1.0, TITLES[by]
@@ -204,7 +204,7 @@ def update_rank(series: MetricSeries, view: View) -> go.Figure:
         values = columns.get(f"rank/{key}")
         line(chart, x, values, key, colour, dots=True, dash=dash)
         ends += _ends(x, values, key, colour)
-    possible = number(columns.last("rank/possible"))
+    possible = finite_number(columns.last("rank/possible"))
     if possible is not None:
         level(chart, possible, view.quiet)
         ends.append(End(f"r {possible:.0f}", possible, view.quiet))
@@ -303,7 +303,7 @@ def lengths(row_lengths: Sequence[int], longest: int, view: View) -> go.Figure:
 def packed(rows: Sequence[BatchRow], longest: int, view: View) -> go.Figure:
     """Packed rows as bars; each part is one row of the file."""
     chart = figure(view, x="tokens", y="", height=60 + 34 * len(rows))
-    names = [f"sequence {number}" for number in range(1, len(rows) + 1)]
+    names = [f"sequence {position}" for position in range(1, len(rows) + 1)]
     for i in range(max(len(row.lengths) for row in rows)):
         parts = [row.lengths[i] if i < len(row.lengths) else 0 for row in rows]
         sources = [row.sources[i] if i < len(row.sources) else 0 for row in rows]

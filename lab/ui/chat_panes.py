@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
 
@@ -12,6 +11,7 @@ from lab import methods, paths
 from lab.atomic_files import part, read_object
 from lab.chat import adapters
 from lab.chat import models as chat_models
+from lab.chat.answers import AnswerReceipt, ProofRecord
 from lab.chat.conversations import MAX_MODELS, Chat
 from lab.errors import LabError
 from lab.runs import index, outcomes
@@ -207,29 +207,27 @@ def _facts(name: str, chat: Chat | None) -> None:
             f"{read:,} of {last.prompt_tokens:,} prompt tokens were new; the others come from the "
             "prompt cache"
         )
-    for line in proof_lines(last.receipt):
+    for line in proof_lines(AnswerReceipt.from_json(last.receipt)):
         st.caption(line)
 
 
-def proof_lines(receipt: dict[str, Any]) -> list[str]:
+def proof_lines(receipt: AnswerReceipt) -> list[str]:
     """Lines of Markdown on what was proven when the model was loaded."""
-    proof = part(receipt, "proof")
+    proof = receipt.proof or ProofRecord()
     lines = []
-    if receipt.get("template_of"):
-        lines.append(
-            f"Asked with the chat template of {escape_markdown(str(receipt['template_of']))}"
-        )
-    difference = proof.get("base_difference")
+    if receipt.template_of:
+        lines.append(f"Asked with the chat template of {escape_markdown(receipt.template_of)}")
+    difference = proof.base_difference
     if difference is not None:
         icon = ":material/check:" if difference == 0 else ":material/warning:"
         lines.append(f"{icon} The base is the base: largest logit difference {difference:.2g}")
-    if proof.get("tensors") is not None:
-        whole = proof["tensors"] == proof["tensors_loaded"] and proof.get("effect")
+    if proof.tensors is not None:
+        whole = proof.tensors == proof.tensors_loaded and proof.effect
         icon = ":material/check:" if whole else ":material/warning:"
         lines.append(
-            f"{icon} The trained weights are in the model: {proof['tensors_loaded']} of "
-            f"{proof['tensors']} tensors; logits differ from the base's "
-            f"by up to {_two_digits(proof.get('effect'))}"
+            f"{icon} The trained weights are in the model: {proof.tensors_loaded} of "
+            f"{proof.tensors} tensors; logits differ from the base's "
+            f"by up to {_two_digits(proof.effect)}"
         )
     return lines
 

@@ -9,8 +9,8 @@ import time
 import streamlit as st
 
 from lab import formatting
-from lab.atomic_files import part
 from lab.chat import client
+from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.side_by_side import prompt_warning
 from lab.ui import answer_details, chat_panes
@@ -36,8 +36,8 @@ def turns(chat: Chat) -> None:
     if not chat.turns:
         return
     last = len(chat.turns) - 1
-    for number in range(last):
-        _turn(chat, number)
+    for turn_index in range(last):
+        _turn(chat, turn_index)
     if chat.turns[last].is_over:
         _turn(chat, last)
         return
@@ -52,24 +52,27 @@ def turns(chat: Chat) -> None:
     look()
 
 
-def _turn(chat: Chat, number: int) -> None:
-    turn = chat.turns[number]
+def _turn(chat: Chat, turn_index: int) -> None:
+    turn = chat.turns[turn_index]
     with st.container(horizontal=True, horizontal_alignment="right"):
-        with st.container(key=f"ask-{number}", width="content"):
+        with st.container(key=f"ask-{turn_index}", width="content"):
             _question(turn.question)
     grid = st.grid(len(turn.answers), min_column_width=PANE_WIDTH, border=True)
     for name in turn.answers:
         with grid.cell():
-            _answer(chat, number, name)
-    if number == len(chat.turns) - 1 and len(turn.answers) > 1 and turn.is_over:
+            _answer(chat, turn_index, name)
+    if turn_index == len(chat.turns) - 1 and len(turn.answers) > 1 and turn.is_over:
         with st.container(horizontal=True, horizontal_alignment="right"):
             if st.button(
-                "Answer all again", icon=":material/refresh:", key=f"chat.all_again.{number}",
+                "Answer all again", icon=":material/refresh:", key=f"chat.all_again.{turn_index}",
                 type="tertiary",
             ):  # fmt: skip
                 run_action(lambda: client.answer_again(chat.id))
     warning = prompt_warning(
-        {chat_panes.pane(name).title: answer.receipt for name, answer in turn.answers.items()}
+        {
+            chat_panes.pane(name).title: AnswerReceipt.from_json(answer.receipt)
+            for name, answer in turn.answers.items()
+        }
     )
     if warning:
         st.caption(f":material/warning: {escape_markdown(warning)}")
@@ -87,15 +90,15 @@ def _question(text: str) -> None:
         st.code(str(plain(text)), language=None, wrap_lines=True, height=300)
 
 
-def _answer(chat: Chat, number: int, name: str) -> None:
-    turn = chat.turns[number]
+def _answer(chat: Chat, turn_index: int, name: str) -> None:
+    turn = chat.turns[turn_index]
     answer = turn.answers[name]
     st.markdown(chat_panes.pane(name).heading)
-    problems = part(answer.receipt, "proof").get("problems") or []
-    for problem in problems:
+    receipt = AnswerReceipt.from_json(answer.receipt)
+    for problem in receipt.proof.problems if receipt.proof else ():
         st.markdown(f":red[:material/warning: {escape_markdown(problem)}]")
-    if answer.receipt.get("warning"):
-        st.caption(f":material/warning: {escape_markdown(answer.receipt['warning'])}")
+    if receipt.warning:
+        st.caption(f":material/warning: {escape_markdown(receipt.warning)}")
     _text(turn, name)
     if answer.finish == "failed":
         st.markdown(f":red[{escape_markdown(answer.error)}]")
@@ -106,7 +109,7 @@ def _answer(chat: Chat, number: int, name: str) -> None:
     )
     row.caption(foot(answer), width="stretch")
     buttons = row.container(horizontal=True, width="content", gap="xxsmall")
-    key = f"{number}.{name}"
+    key = f"{turn_index}.{name}"
     if not answer.is_over:
         if buttons.button(
             ":material/stop_circle:",
@@ -117,7 +120,7 @@ def _answer(chat: Chat, number: int, name: str) -> None:
             client.stop(chat.id, [name])
         return
     is_gone = answer.finish == "interrupted"
-    if number == len(chat.turns) - 1 and buttons.button(
+    if turn_index == len(chat.turns) - 1 and buttons.button(
         "Start again" if is_gone else ":material/refresh:", key=f"chat.again.{key}",
         help="Answer again", type="secondary" if is_gone else "tertiary",
         disabled=not turn.is_over,
@@ -127,7 +130,7 @@ def _answer(chat: Chat, number: int, name: str) -> None:
         ":material/more_horiz:", key=f"chat.more.{key}", type="tertiary",
         help="Copy, receipt, tokens, keep as an example, continue from here",
     ):  # fmt: skip
-        answer_details.show(chat.id, number, name)
+        answer_details.show(chat.id, turn_index, name)
 
 
 def _text(turn: Turn, name: str) -> None:

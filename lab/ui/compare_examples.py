@@ -36,7 +36,7 @@ def answers(shown: list[Contestant]) -> None:
     labels = [str(plain(text.replace("\n", " ")[:120])) for text in prompts]
     row = st.container(horizontal=True, vertical_alignment="bottom")
     position = row.selectbox(
-        "Prompt", range(len(prompts)), format_func=lambda number: labels[number],
+        "Prompt", range(len(prompts)), format_func=lambda index: labels[index],
         key="compare.prompt",
     )  # fmt: skip
     marks = row.toggle("Mark differences", key="compare.marks")
@@ -49,10 +49,10 @@ def answers(shown: list[Contestant]) -> None:
             title = f"{name_of(each)} after step {events[-1]['step']:,}"
             texts.append((title, str(events[-1].get("text", ""))))
     grid = st.grid(max(1, len(texts)), min_column_width=250, gap="small", border=True)
-    for number, (title, text) in enumerate(texts):
+    for index, (title, text) in enumerate(texts):
         with grid.cell():
             st.markdown(f"**{title}**")
-            if marks and number:
+            if marks and index:
                 st.markdown(chat_turns.marked(text, texts[0][1]))
             else:
                 st.markdown(escape_lines(text) or "*(empty answer)*")
@@ -78,11 +78,11 @@ def by_example(shown: list[Contestant]) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         pair = [
             st.selectbox(
-                label, range(len(measured)), index=min(number, len(measured) - 1),
-                key=f"compare.row.{number}",
+                label, range(len(measured)), index=min(index, len(measured) - 1),
+                key=f"compare.row.{index}",
                 format_func=lambda position: plain_name(measured[position]),
             )
-            for number, label in enumerate(("First", "Second"))
+            for index, label in enumerate(("First", "Second"))
         ]  # fmt: skip
         order = st.segmented_control(
             "Order", ORDERS, default=ORDERS[0], required=True, key="compare.row.order"

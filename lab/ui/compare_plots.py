@@ -28,10 +28,10 @@ def planes(shown: list[Contestant]) -> None:
         st.caption("Two runs with two figures each are needed for a trade-off.")
         return
     grid = st.grid(2, min_column_width=380, gap="small", border=True)
-    for number, plane in enumerate(PLANES, 1):
+    for position, plane in enumerate(PLANES, 1):
         with grid.cell():
             keys = [
-                _axis(f"{letter}{number}", key, axes)
+                _axis(f"{letter}{position}", key, axes)
                 for letter, key in zip("xy", plane, strict=True)
             ]
             places = points(shown, keys[0], keys[1], usd)
@@ -39,7 +39,7 @@ def planes(shown: list[Contestant]) -> None:
                 st.caption("Fewer than two of the runs shown have both figures.")
                 continue
             chart_style.show(
-                draw(shown, keys[0], keys[1], usd, is_dark()), f"compare.plane.{number}",
+                draw(shown, keys[0], keys[1], usd, is_dark()), f"compare.plane.{position}",
                 f"{BY_KEY[keys[1]].title} against {BY_KEY[keys[0]].title}",
             )  # fmt: skip
 

@@ -36,13 +36,13 @@ def show(shown: list[Contestant]) -> None:
         return
     row = st.container(horizontal=True, vertical_alignment="bottom")
     position = row.selectbox(
-        "Run", range(len(ready)), format_func=lambda number: plain_name(ready[number]),
+        "Run", range(len(ready)), format_func=lambda index: plain_name(ready[index]),
         key="compare.rank.run", width=240,
     )  # fmt: skip
-    others = [None, *(number for number in range(len(ready)) if number != position)]
+    others = [None, *(index for index in range(len(ready)) if index != position)]
     against = row.selectbox(
         "Similarity to", others, key="compare.rank.other", width=240,
-        format_func=lambda number: "none" if number is None else plain_name(ready[number]),
+        format_func=lambda index: "none" if index is None else plain_name(ready[index]),
     )  # fmt: skip
     run = ready[position].first.run
     other = None if against is None else ready[against].first.run

@@ -30,7 +30,7 @@ def show(shown: list[Contestant]) -> None:
         sets = [titles.dataset(each.sheet.dataset) for each in scored]
         position = st.selectbox(
             "Set", range(len(scored)), key="compare.scores.set", width=320,
-            format_func=lambda number: str(plain(sets[number])),
+            format_func=lambda index: str(plain(sets[index])),
         )  # fmt: skip
         _scores(scored[position], shown)
     else:

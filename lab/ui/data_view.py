@@ -31,6 +31,7 @@ from lab.spec import RunSpec
 from lab.spec_sections import FORMATS, TEMPLATES
 from lab.ui import chart_style, charts, form, links
 from lab.ui.charts import View
+from lab.ui.frame import end_page
 from lab.ui.markdown_safety import escape_markdown, plain, tell
 from lab.ui.waiting import wait
 from lab.visible import number_of
@@ -53,7 +54,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
         detection = _detected(dataset_id, dataset.path.stat().st_mtime_ns)
     except LabError as error:
         tell(error)
-        st.stop()
+        end_page()
     detected = detection.format
     left, right = st.columns(2)
     shape = left.selectbox(

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting
-from lab.atomic_files import number, size_of
+from lab.atomic_files import finite_number, size_of
 from lab.paths import RunDir
 from lab.runs import index, record_reader
 from lab.runs.metric_series import series_of
@@ -39,9 +39,9 @@ def show(run: RunDir) -> None:
 
 def _headline(run: RunDir) -> str:
     held_out = series_of(run).evaluation
-    base, last = held_out.base, number(held_out.last("eval/loss"))
+    base, last = held_out.base, finite_number(held_out.last("eval/loss"))
     if base is None or last is None or not held_out.length:
-        loss = number(series_of(run).train.last("train/loss"))
+        loss = finite_number(series_of(run).train.last("train/loss"))
         return "Training loss –" if loss is None else f"Training loss {loss:.2f}"
     headline = f"Evaluation loss {change_in_words(float(base['eval/loss']), last)}"
     values, steps = held_out.get("eval/loss"), held_out.get("step")
@@ -67,7 +67,7 @@ def samples(run: RunDir) -> list[dict[str, Any]]:
     return [
         event
         for event in record_reader.events(run, "sample")
-        if number(event.get("step")) is not None
+        if finite_number(event.get("step")) is not None
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab.atomic_files import number
+from lab.atomic_files import finite_number
 from lab.formatting import duration, percent
 from lab.paths import RunDir
 from lab.runs import record_reader
@@ -26,7 +26,7 @@ def examples(run: RunDir) -> list[dict[str, Any]]:
         for each in (listed if isinstance(listed, list) else [])
         if isinstance(each, dict)
         and all(isinstance(each.get(key), str) for key in ("prompt", "before", "now"))
-        and number(each.get("rise")) is not None
+        and finite_number(each.get("rise")) is not None
     ]
     return sorted(whole, key=lambda each: -float(each["rise"]))
 
@@ -36,7 +36,7 @@ def behaviour_in_words(series: MetricSeries) -> str:
     not measured."""
     probe = series.probe
     values = [
-        number(probe.last(f"probe/{key}"))
+        finite_number(probe.last(f"probe/{key}"))
         for key in ("ended", "base_ended", "answer_tokens", "base_answer_tokens")
     ]
     if any(value is None for value in values):
@@ -52,7 +52,7 @@ def share_of_time(series: MetricSeries) -> str:
     """ "Measuring forgetting took 41 s so far, 14 % of the time of training and measuring."; "" for
     a run that did not write it down."""
     took = series.probe.get("probe/seconds")
-    training = number(series.train.last("seconds"))
+    training = finite_number(series.train.last("seconds"))
     total = float(took[took == took].sum()) if len(took) else 0.0  # without NaN
     if not total or training is None:
         return ""

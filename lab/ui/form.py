@@ -49,7 +49,7 @@ def load(spec: RunSpec) -> None:
     for section, config in SECTIONS.items():
         _load_section(section, config, dataclasses.asdict(getattr(spec, section)))
     for method in methods.all_methods():
-        values = {row["name"]: row["default"] for row in schema.describe(method.config)}
+        values = {field.name: field.default for field in schema.describe(method.config)}
         if method.name == spec.method["name"]:
             values |= {name: value for name, value in spec.method.items() if name != "name"}
         _load_section(f"method.{method.name}", method.config, values)

@@ -45,7 +45,7 @@ def folded(label: str, section: str, config: type, names: list[str]) -> None:
 def changes(section: str, config: type, names: list[str]) -> int:
     """How many of the fields hold something else than their default."""
     hints = schema.field_types(config)
-    defaults = {row["name"]: row["default"] for row in schema.describe(config)}
+    defaults = {field.name: field.default for field in schema.describe(config)}
     fields = {field.name: field for field in dataclasses.fields(config)}
     return sum(
         form.parse_input(
@@ -103,5 +103,5 @@ def widget(section: str, field: Any, hint: Any) -> None:
 def help_text(limits: Any) -> str:
     """The field's help with its bounds."""
     names = {"min": "at least", "above": "above", "max": "at most"}
-    bounds = [f"{names[key]} {schema.number(limits[key])}" for key in names if key in limits]
+    bounds = [f"{names[key]} {schema.number_text(limits[key])}" for key in names if key in limits]
     return f"{limits['help']} ({', '.join(bounds)})" if bounds else str(limits["help"])

@@ -1,6 +1,9 @@
-"""What every page begins with: its title, and at the right what can be done with all of it."""
+"""What every page begins with: its title, and at the right what can be done with all of it; and
+how one ends before its last line."""
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -15,3 +18,10 @@ def head(title: str) -> DeltaGenerator:
     return row.container(
         horizontal=True, horizontal_alignment="right", vertical_alignment="center", width="content"
     )
+
+
+def end_page() -> NoReturn:
+    """`st.stop`: nothing below is drawn. mypy, which reads none of Streamlit's types, learns here
+    that what follows runs only where the page goes on."""
+    st.stop()
+    raise RuntimeError("A page ends only where Streamlit runs it.")

@@ -91,8 +91,8 @@ def _cards(goes_on: bool) -> None:
         _compare()
 
 
-def _title(number: int, title: str, done: bool) -> None:
-    st.markdown(f"**{number} {title}**{' :material/check:' if done else ''}")
+def _title(step: int, title: str, done: bool) -> None:
+    st.markdown(f"**{step} {title}**{' :material/check:' if done else ''}")
 
 
 def _button(label: str, key: str, is_primary: bool, icon: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from lab.errors import LabError, SpecError, refusal_of
+from lab.ui.frame import end_page
 from lab.visible import on_one_line, visible
 
 SPECIAL = re.compile(r"[\\`*_{}\[\]()#+\-.!|<>~$:=&]")
@@ -89,4 +90,4 @@ def user_errors() -> Iterator[None]:
         yield
     if errors:
         tell(errors[0])
-        st.stop()
+        end_page()

@@ -70,10 +70,10 @@ def popover(spec: dict[str, Any], memory_bytes: int | None) -> None:
         st.markdown("**Ways to reduce memory** (estimated)")
         if memory_bytes and all(saving.peak_bytes > memory_bytes for saving in savings):
             st.caption("No single change is enough: apply one, then look again.")
-        for number, saving in enumerate(smallest_first(savings, memory_bytes)[:MAX_SHOWN]):
+        for index, saving in enumerate(smallest_first(savings, memory_bytes)[:MAX_SHOWN]):
             text, action = st.columns([5, 1], vertical_alignment="center")
             text.markdown(in_words(saving, memory_bytes))
-            action.button("Apply", key=f"new.fit.{number}", on_click=_apply, args=(saving.changes,))
+            action.button("Apply", key=f"new.fit.{index}", on_click=_apply, args=(saving.changes,))
 
 
 def _apply(changes: dict[str, Any]) -> None:

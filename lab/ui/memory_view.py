@@ -126,8 +126,8 @@ def figures(settings: list[Setting]) -> None:
         return
     if len(shown) > 1:
         frame = pd.DataFrame(memory_charts.differences(*shown))
-        number = st.column_config.NumberColumn(format="%.2f")
-        config: dict[str, Any] = {"A (GB)": number, "B (GB)": number}
+        gb_column = st.column_config.NumberColumn(format="%.2f")
+        config: dict[str, Any] = {"A (GB)": gb_column, "B (GB)": gb_column}
         config["B less A (GB)"] = st.column_config.NumberColumn(format="%+.2f")
         st.dataframe(
             frame, hide_index=True, height="content", column_config=config, placeholder="–"
@@ -204,14 +204,14 @@ def rules(setting: Setting) -> None:
     )
     lines = memory_charts.held_against(rows)
     if lines:
-        number = st.column_config.NumberColumn(format="%.1f")
+        gb_column = st.column_config.NumberColumn(format="%.1f")
         st.dataframe(
             [line | {"claim": claim_links.url(line["claim"])} for line in lines],
             hide_index=True, height="content",
             column_config={
                 "claim": st.column_config.LinkColumn(display_text=r"rule=(.*)", width=120),
-                "rule (GB)": number,
-                "estimate (GB)": number,
+                "rule (GB)": gb_column,
+                "estimate (GB)": gb_column,
                 "error": st.column_config.NumberColumn(format="percent"),
             },
         )  # fmt: skip
@@ -255,10 +255,10 @@ def measured() -> None:
         history = estimate_history.error_history(device)
         if history is not None:
             st.caption(f"{title}, {history.in_words}.")
-    number = st.column_config.NumberColumn(format="%.2f")
+    gb_column = st.column_config.NumberColumn(format="%.2f")
     st.dataframe(
         lines, hide_index=True,
-        column_config={"estimate (GB)": number, "measured (GB)": number},
+        column_config={"estimate (GB)": gb_column, "measured (GB)": gb_column},
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from lab.atomic_files import number
+from lab.atomic_files import finite_number
 from lab.errors import LabError
 from lab.paths import RunDir, run_dir
 from lab.recent import Recent
@@ -119,7 +119,7 @@ def charts_of(series: MetricSeries, view: View, other: MetricSeries | None = Non
 
 def pace(run: RunDir) -> float:
     """Seconds between two looks at the charts: there is nothing new before the next step."""
-    step_s = number(series_of(run).train.last("perf/step_s")) or 1.0
+    step_s = finite_number(series_of(run).train.last("perf/step_s")) or 1.0
     return float(min(5, max(1, round(step_s))))
 
 
@@ -157,7 +157,7 @@ def show_loss(run: RunDir, view: View) -> None:
     view = replace(view, dark=is_dark())  # the theme may have changed since the page was drawn
     series = series_of(run)
     title, figure = charts_of(series, view, overlaid())["loss"]
-    base, last = series.evaluation.base, number(series.evaluation.last("eval/loss"))
+    base, last = series.evaluation.base, finite_number(series.evaluation.last("eval/loss"))
     name = index.entry(run).name or run.id
     alt = f"{title} of {name}"
     if base is not None and last is not None:

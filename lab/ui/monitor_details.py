@@ -111,13 +111,13 @@ def _fields(resolved: RunSpec, requested: RunSpec) -> list[tuple[str, Any, Any, 
     method = methods.get(resolved.method["name"])
     default_method = methods.get(defaults.method["name"]).title
     fields.append(("Method", method.title, method.title, default_method))
-    for row in schema.describe(method.config):
-        value = resolved.method.get(row["name"], row["default"])
-        fields.append((row["title"], value, value, row["default"]))
+    for field in schema.describe(method.config):
+        value = resolved.method.get(field.name, field.default)
+        fields.append((field.title, value, value, field.default))
     for section, config in SECTIONS.items():
         sections = [getattr(spec, section) for spec in (resolved, requested, defaults)]
-        for row in schema.describe(config):
-            fields.append((row["title"], *(getattr(part, row["name"]) for part in sections)))
+        for field in schema.describe(config):
+            fields.append((field.title, *(getattr(part, field.name) for part in sections)))
     return fields
 
 

@@ -18,19 +18,25 @@ from lab.ui import (
     chat_memory_panel,
     colours,
     end_card,
+    links,
     resume_panel,
     run_picker,
     run_state,
     titles,
 )
+from lab.ui.frame import end_page
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action
 
 
-def choose() -> RunDir | None:
-    """The run that the URL names, else the newest active or newest one."""
+def choose() -> RunDir:
+    """The run that the URL names, else the newest active or newest one. Without a run it says how
+    to start one, and ends the page."""
     runs = paths.all_runs()
     if not runs:
-        return None
+        st.info("No runs yet. Start one, and it appears here.", icon=":material/info:")
+        st.page_link(links.page("home"), label="Quick start", icon=":material/play_arrow:")
+        st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
+        end_page()
     run_id = st.query_params.get("run", "")
     ids = [run.id for run in runs]
     if run_id and run_id not in ids:

@@ -49,10 +49,10 @@ def _line(i: int, run: RunDir) -> None:
 
 
 def _rules(rules: queue.QueueSettings) -> None:
-    fields = {field["name"]: field for field in queue.describe()}
+    fields = {field.name: field for field in queue.describe()}
 
     def shared(name: str) -> dict[str, Any]:
-        return {"label": fields[name]["title"], "help": help_text(fields[name])}
+        return {"label": fields[name].title, "help": help_text(fields[name].metadata)}
 
     at_once = st.number_input(
         **shared("at_once"),

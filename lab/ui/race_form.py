@@ -264,9 +264,9 @@ def _unique(name: str, racing: list[RaceContestant], rate: str) -> str:
     names = {each.name for each in racing}
     if name in names and rate != "auto":
         name = f"{name} at {rate}"
-    number, first = 2, name
+    copy_number, first = 2, name
     while name in names:
-        name, number = f"{first} ({number})", number + 1
+        name, copy_number = f"{first} ({copy_number})", copy_number + 1
     return name[: race.MAX_CONTESTANT_CHARS]
 
 
@@ -293,16 +293,16 @@ def specs() -> tuple[dict[str, dict[str, Any]], list[str]]:
 def problems() -> list[str]:
     """Everything that keeps the race from being planned, before any contestant is checked."""
     texts = []
-    number = len(st.session_state[ROWS])
-    if number < 2:
+    count = len(st.session_state[ROWS])
+    if count < 2:
         texts.append("A race needs two contestants or more.")
-    if number > race.MAX_CONTESTANTS:
-        texts.append(f"A race has at most {race.MAX_CONTESTANTS} contestants, not {number}.")
+    if count > race.MAX_CONTESTANTS:
+        texts.append(f"A race has at most {race.MAX_CONTESTANTS} contestants, not {count}.")
     same = [(each.method, sorted(each.settings.items(), key=str)) for each in contestants()]
     if any(each in same[:index] for index, each in enumerate(same)):
         texts.append("Two contestants have the same settings. Change or remove one of them.")
     try:
-        race_start.check_number(number, int(st.session_state[SEEDS] or 0), rungs())
+        race_start.check_number(count, int(st.session_state[SEEDS] or 0), rungs())
         specs()
     except SpecError as error:
         texts += [problem.message for problem in error.problems]

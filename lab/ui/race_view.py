@@ -76,12 +76,12 @@ def _stop(now: list[RunCell]) -> None:
     waiting = [cell for cell in now if cell.status.state == "queued"]
     if not waiting:
         return
-    number = f"{len(waiting)} runs" if len(waiting) > 1 else "1 run"
+    waiting_runs = f"{len(waiting)} runs" if len(waiting) > 1 else "1 run"
     with st.popover("Stop after this run", icon=":material/stop:", key="race.stop"):
         st.markdown(
-            f"{number} waiting in the queue will be removed; the run in training continues."
+            f"{waiting_runs} waiting in the queue will be removed; the run in training continues."
         )
-        if st.button(f"Remove {number} from the queue", key="race.stop.confirm"):
+        if st.button(f"Remove {waiting_runs} from the queue", key="race.stop.confirm"):
             run_action(lambda: stop_waiting(now))
 
 

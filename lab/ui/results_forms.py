@@ -7,7 +7,7 @@ import shlex
 import streamlit as st
 
 from lab import background_job, formatting, paths
-from lab.atomic_files import number, part
+from lab.atomic_files import finite_number, part
 from lab.background_job import JobRecord
 from lab.export import combine, exports, lora_form, push
 from lab.hub import credentials
@@ -115,13 +115,15 @@ def _combined(job: JobRecord) -> None:
     with st.container(border=True):
         st.markdown(
             f":green[:material/verified:] **{escape_markdown(name or new)}** · rank "
-            f"{combined.get('rank')} · {formatting.size(number(combined.get('bytes')))}"
+            f"{combined.get('rank')} · {formatting.size(finite_number(combined.get('bytes')))}"
         )
-        difference, bound = (number(proof.get(key)) for key in ("largest_difference", "tolerance"))
+        difference, bound = (
+            finite_number(proof.get(key)) for key in ("largest_difference", "tolerance")
+        )
         if difference is not None and bound is not None:
             text = f"Read back: {difference:.2g} of the logits' spread, at most {bound:g}"
             st.progress(min(1.0, difference / bound), escape_markdown(text))
-        apart = number(combined.get("deviation"))
+        apart = finite_number(combined.get("deviation"))
         if apart is not None:
             text = f"{100 * apart:.2g} % of its length from the weighted sum of the updates"
             st.progress(min(1.0, apart), escape_markdown(text))
@@ -199,7 +201,7 @@ def _pushed(job: JobRecord) -> None:
     st.markdown(
         f":green[:material/verified:] {escape_markdown(commit.get('url'))}, {kind}: "
         f"{commit.get('verified')} of {commit.get('files')} files have the same hashes on the Hub "
-        f"as here ({formatting.size(number(commit.get('bytes')))})."
+        f"as here ({formatting.size(finite_number(commit.get('bytes')))})."
     )
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from lab import formatting, methods, paths
 from lab.advise import worth_knowing
-from lab.atomic_files import number, part, read_object, size_of
+from lab.atomic_files import finite_number, part, read_object, size_of
 from lab.background_job import JobRecord
 from lab.errors import LabError
 from lab.export import exports
@@ -16,6 +16,7 @@ from lab.spec import RunSpec
 from lab.ui import cards as shared_cards
 from lab.ui import colours, downloads, links, run_picker, titles
 from lab.ui.fragments import fragment
+from lab.ui.frame import end_page
 from lab.ui.markdown_safety import escape_markdown, run_action
 
 LOOK_S = 1.0
@@ -29,11 +30,14 @@ FORMATS = {
 }  # fmt: skip
 
 
-def choose() -> RunDir | None:
-    """The result that the address names, else the newest one."""
+def choose() -> RunDir:
+    """The result that the address names, else the newest one. Without a result it says how to get
+    one, and ends the page."""
     ids = [run.id for run in paths.all_runs() if run.artifact.is_dir()]
     if not ids:
-        return None
+        st.info("No results yet. A run that has ended leaves one.", icon=":material/info:")
+        st.page_link(links.page("new_run"), label="New run", icon=":material/add_circle:")
+        end_page()
     requested = st.query_params.get("run", "")
     if requested and requested not in ids:
         st.warning(
@@ -128,7 +132,7 @@ def _export(run: RunDir, kind: str) -> None:
             st.caption(escape_markdown(way_out))
         return
     if job is not None and is_done:
-        _size(formatting.size(number(job.result.get("bytes"))))
+        _size(formatting.size(finite_number(job.result.get("bytes"))))
     else:
         try:
             about = formatting.size(exports.predicted_bytes(run, kind, weight_type))
@@ -229,14 +233,14 @@ def _proof(kind: str, weight_type: str, job: JobRecord) -> None:
     if kind == "gguf":
         bounds = {"spread": proof.get("bound")}
     grid = st.grid(3, min_column_width=240)
-    same, kl = number(proof.get("same_top")), number(proof.get("kl"))
-    other = number(bounds.get("other_top"))
-    share = number(proof.get("share_of_spread"))
+    same, kl = finite_number(proof.get("same_top")), finite_number(proof.get("kl"))
+    other = finite_number(bounds.get("other_top"))
+    share = finite_number(proof.get("share_of_spread"))
     with grid.cell():
-        largest = number(proof.get("largest_difference"))
+        largest = finite_number(proof.get("largest_difference"))
         _figure(
             "Largest logit difference", "–" if largest is None else f"{largest:.2g}",
-            share, number(bounds.get("spread")), "{:.2g} of the logits' spread",
+            share, finite_number(bounds.get("spread")), "{:.2g} of the logits' spread",
         )  # fmt: skip
     with grid.cell():
         _figure(
@@ -245,8 +249,8 @@ def _proof(kind: str, weight_type: str, job: JobRecord) -> None:
         )  # fmt: skip
     with grid.cell():
         _figure(
-            "KL divergence", "–" if kl is None else f"{kl:.2g}", kl, number(bounds.get("kl")),
-            "{:.2g} nats per token",
+            "KL divergence", "–" if kl is None else f"{kl:.2g}", kl,
+            finite_number(bounds.get("kl")), "{:.2g} nats per token",
         )  # fmt: skip
     rows = f"{proof['rows']} rows ({proof['rows_from']}), " if proof.get("rows") else ""
     versions = ", ".join(f"{name} {text}" for name, text in part(proof, "versions").items())

@@ -45,16 +45,16 @@ def _form(run: RunDir) -> None:
         tell(error)
         return
     st.caption("Used from the newest checkpoint on; earlier records do not change. Empty: not set.")
-    options = {option["name"]: option for option in schema.describe(TrainSpec)}
+    options = {option.name: option for option in schema.describe(TrainSpec)}
     user_input: dict[str, str] = {}
     grid = st.grid(2, min_column_width=180, gap="small")
     for name in resume_settings.CHANGEABLE:
         current = train[name]
         user_input[name] = grid.text_input(
-            options[name]["title"],
+            options[name].title,
             "" if current is None else str(current),
             key=f"resume.{run.id}.{name}",
-            help=options[name]["help"],
+            help=options[name].help,
         )
     lost = st.toggle(
         "Allow a checkpoint without optimizer or RNG state",

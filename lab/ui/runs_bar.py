@@ -134,9 +134,9 @@ def _each(
     progress = st.progress(0.0) if len(entries) > 1 else None
     problems: list[str] = []
     notes: list[str] = []
-    for number, entry in enumerate(entries, 1):
+    for position, entry in enumerate(entries, 1):
         if progress is not None:
-            progress.progress(number / len(entries), f"{doing} {number} of {len(entries)}")
+            progress.progress(position / len(entries), f"{doing} {position} of {len(entries)}")
         try:
             sentences = action(paths.run_dir(entry.id), entry)
             if isinstance(sentences, list):

@@ -57,13 +57,13 @@ def examples(
 ) -> tuple[list[dict[str, list[dict[str, str]]]], list[str]]:
     """(the chats of the filled rows, what is wrong with the others); empty rows are left out."""
     rows, problems = [], []
-    for number, cells in enumerate(table, 1):
+    for position, cells in enumerate(table, 1):
         question, answer = (_text(cells.get(column)) for column in (QUESTION, ANSWER))
         if not question and not answer:
             continue
         if not question or not answer:
             missing = "question" if not question else "answer"
-            problems.append(f"Row {number} has no {missing}. Fill it in, or empty the row.")
+            problems.append(f"Row {position} has no {missing}. Fill it in, or empty the row.")
             continue
         turns = [("system", system.strip())] if system.strip() else []
         turns += [("user", question), ("assistant", answer)]

@@ -11,6 +11,7 @@ import streamlit as st
 
 from lab.chat import examples
 from lab.compare import preference, votes
+from lab.compare.vote_sentences import sentences
 from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VoteSession
 from lab.errors import LabError
 from lab.ui import chat_panes
@@ -22,9 +23,7 @@ SKIPPED = {IDENTICAL: "identical, skipped", FAILED: "without an answer, skipped"
 
 
 def show(session: VoteSession) -> None:
-    lines = preference.sentences(
-        preference.outcome(session), lambda name: chat_panes.pane(name).heading
-    )
+    lines = sentences(preference.outcome(session), lambda name: chat_panes.pane(name).heading)
     with st.container(border=True, key="vote-outcome"):
         st.markdown(lines[0])
         for line in lines[1:]:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from lab.chat.conversations import MAX_MODELS
 from lab.compare import preference, prompt_sets, votes
+from lab.compare.vote_sentences import sentences
 from lab.compare.votes import VoteSession
 from lab.data import catalog
 from lab.ui import chat_panes, chat_settings
@@ -135,4 +136,4 @@ def state(session: VoteSession) -> str:
         of = f" of {session.planned}" if session.planned else ""
         return f"{session.num_votes}{of} votes, in progress"
     result = preference.outcome(session)
-    return escape_markdown(preference.sentences(result, lambda name: result["titles"][name])[0])
+    return escape_markdown(sentences(result, lambda name: result.titles[name])[0])

@@ -204,9 +204,9 @@ def _buttons(session: VoteSession, index: int) -> None:
     prompt = session.prompts[index]
     row = st.container(horizontal=True, horizontal_alignment="center", vertical_alignment="center")
     given = prompt.votes.get(session.voter, "")
-    for number, (vote, label) in enumerate(choices(prompt.order), 1):
+    for position, (vote, label) in enumerate(choices(prompt.order), 1):
         if row.button(
-            label, key=f"vote.{number}", shortcut=str(number),
+            label, key=f"vote.{position}", shortcut=str(position),
             type="primary" if vote == given else "secondary",
             disabled=session.is_complete and not given,
         ):  # fmt: skip
@@ -233,9 +233,9 @@ def choices(order: list[str]) -> list[tuple[str, str]]:
 
 def progress(session: VoteSession, index: int) -> str:
     """ "Vote 8 of 20": the vote at hand, also after it was given."""
-    number = session.num_votes + (session.voter not in session.prompts[index].votes)
+    position = session.num_votes + (session.voter not in session.prompts[index].votes)
     skipped = sum(bool(prompt.skipped) for prompt in session.prompts)
-    parts = [f"Vote {number}" + (f" of {session.planned}" if session.planned else "")]
+    parts = [f"Vote {position}" + (f" of {session.planned}" if session.planned else "")]
     parts += [f"{skipped} skipped"] if skipped else []
     parts.append(
         "names are shown after the last vote" if session.planned
@@ -257,8 +257,8 @@ def _field(session: VoteSession, index: int | None) -> None:
     """The field of the next prompt, open once this one is voted on."""
     prompt = session.prompts[index] if index is not None else None
     waits = prompt is not None and not prompt.skipped and session.voter not in prompt.votes
-    number = len(session.models)
-    everybody = "both models" if number == 2 else f"all {NUMBERS[number]} models"
+    count = len(session.models)
+    everybody = "both models" if count == 2 else f"all {NUMBERS[count]} models"
     written = st.chat_input(
         "Vote first" if waits else f"Message {everybody}", key="vote.prompt",
         max_chars=chat_view.MAX_QUESTION_CHARS, disabled=waits or session.is_complete,

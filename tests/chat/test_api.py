@@ -115,7 +115,7 @@ def test_a_receipt_gives_the_same_tokens_again(
     receipt.write_text(json.dumps(record))
     repetition = repeat.repeat(receipt)
     assert repetition.differences == [], "An older receipt did not name them."
-    assert repetition.answer["receipt"]["base_weights"] == base_weights
+    assert repetition.answer.receipt.base_weights == base_weights
     record["settings"]["seed"] = 12
     record["receipt"] |= dict.fromkeys(set(repeat.COMPARED) - {"base"}, "another")
     receipt.write_text(json.dumps(record))

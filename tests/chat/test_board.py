@@ -16,6 +16,7 @@ import torch
 from lab.atomic_files import sha256_of
 from lab.chat import client, conversations, examples, repeat
 from lab.chat import models as chat_models
+from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.chat.engine.board import Board, PendingTurn
 from lab.chat.engine.loaded_models import LoadedModels
@@ -141,7 +142,9 @@ def test_results_with_other_templates_are_told_apart(
         board.ask(conversation.id, "Hi", SHORT, names)
         until_over(board, conversation.id)
     for turn in board.view(conversation.id).turns:
-        receipts = {name: answer.receipt for name, answer in turn.answers.items()}
+        receipts = {
+            name: AnswerReceipt.from_json(answer.receipt) for name, answer in turn.answers.items()
+        }
         told = prompt_warning(receipts)
         assert f"their chat templates differ: {alike[0]}, {alike[1]} | {names[2]}." in told
         assert prompt_warning({name: receipts[name] for name in alike}) == "", (
@@ -246,7 +249,7 @@ def test_the_context_ends_what_did_not_end_before(finish: str, tokens: int, end:
         log_probabilities=[-1.0] * tokens, text="", error=None, finish=finish,
         tokenizer=SimpleNamespace(decode=str),
     )  # fmt: skip
-    pending: Any = SimpleNamespace(decoding=decoding, room=4, receipt=dict)
+    pending: Any = SimpleNamespace(decoding=decoding, room=4, receipt=AnswerReceipt)
     answer = Answer()
     settings = GenerationSettings()
     PendingTurn("", 0, settings, {"base:x": answer}, pending={"base:x": pending}).update()

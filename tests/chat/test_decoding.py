@@ -200,4 +200,4 @@ def test_an_adapter_answers_beside_its_base_as_alone(
     settings = GenerationSettings(max_new_tokens=12)
     alone = [generate.answer(chat_models.load(name), name, chat, settings) for name in names]
     beside = side_by_side.answer_all(names, chat, settings)
-    assert [answer["token_ids"] for answer in beside] == [answer["token_ids"] for answer in alone]
+    assert [answer.token_ids for answer in beside] == [answer.token_ids for answer in alone]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from lab.atomic_files import read_object, write_json
 from lab.chat import generate, side_by_side
 from lab.chat import models as chat_models
+from lab.chat.answers import AnswerReceipt, ModelAnswer, ProofRecord
 from lab.chat.models import LoadedModel, ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
@@ -49,7 +52,7 @@ class Scripted:
         return made
 
 
-def say(model: Any, tokenizer: Any, **settings: Any) -> dict[str, Any]:
+def say(model: Any, tokenizer: Any, **settings: Any) -> ModelAnswer:
     return generate.answer(
         LoadedModel(model, tokenizer), ModelRef("base:x", "x"), ASK, GenerationSettings(**settings)
     )
@@ -66,24 +69,24 @@ def test_an_answer_stops_at_an_end_token_and_is_cut_at_its_length(
 ) -> None:
     end = tokenizer.eos_token_id
     stopped = say(Scripted([*words, end]), tokenizer)
-    assert (stopped["finish"], stopped["text"]) == ("stop", "one two three four")
-    assert stopped["token_ids"] == [*words, end], "The answer's tokens, without the prompt's."
+    assert (stopped.finish, stopped.text) == ("stop", "one two three four")
+    assert stopped.token_ids == [*words, end], "The answer's tokens, without the prompt's."
     cut = say(Scripted([*words, end]), tokenizer, max_new_tokens=len(words))
-    assert (cut["finish"], cut["token_ids"]) == ("length", words)
+    assert (cut.finish, cut.token_ids) == ("length", words)
     other = words[-1]
     for eos in (other, [end, other]):
-        assert say(Scripted(words, eos), tokenizer)["finish"] == "stop", "The model's own ends."
-    assert say(Scripted([]), tokenizer)["finish"] == "length"
+        assert say(Scripted(words, eos), tokenizer).finish == "stop", "The model's own ends."
+    assert say(Scripted([]), tokenizer).finish == "length"
 
 
 def test_an_answer_ends_where_the_context_does(tokenizer: Any, words: list[int]) -> None:
-    prompt = say(Scripted([]), tokenizer)["receipt"]["prompt_tokens"]
+    prompt = say(Scripted([]), tokenizer).receipt.prompt_tokens
     settings = GenerationSettings(max_new_tokens=100)
     for length, tokens in ((prompt + 7, 7), (prompt + 200, 100)):
         loaded = LoadedModel(Scripted(words * 100), tokenizer, length=length)
         answer = generate.answer(loaded, ModelRef("base:x", "x"), ASK, settings)
-        assert len(answer["token_ids"]) == tokens, "The model reads no more than its context."
-        assert answer["is_at_context_end"] is (tokens == 7)
+        assert len(answer.token_ids) == tokens, "The model reads no more than its context."
+        assert answer.is_at_context_end is (tokens == 7)
 
 
 def test_the_settings_reach_the_model(tokenizer: Any, words: list[int]) -> None:
@@ -102,19 +105,38 @@ def test_the_settings_reach_the_model(tokenizer: Any, words: list[int]) -> None:
 
 def test_the_receipt_is_of_what_was_asked(tokenizer: Any, words: list[int]) -> None:
     model = Scripted(words)
-    first = say(model, tokenizer, system_prompt="Be odd.", seed=3)["receipt"]
-    assert first["prompt_tokens"] == model.asked["input_ids"].shape[1]
-    assert "Be odd." in first["prompt"] and first["system_prompt"] == "Be odd."
-    assert first["seed"] == 3 and first["dtype"] == "float32"
-    again = say(Scripted([]), tokenizer, system_prompt="Be odd.", seed=3)["receipt"]
-    other = say(Scripted([]), tokenizer, system_prompt="Be even.", seed=3)["receipt"]
-    assert first["prompt_hash"] == again["prompt_hash"] != other["prompt_hash"]
+    first = say(model, tokenizer, system_prompt="Be odd.", seed=3).receipt
+    assert first.prompt_tokens == model.asked["input_ids"].shape[1]
+    assert "Be odd." in first.prompt and first.system_prompt == "Be odd."
+    assert first.seed == 3 and first.dtype == "float32"
+    again = say(Scripted([]), tokenizer, system_prompt="Be odd.", seed=3).receipt
+    other = say(Scripted([]), tokenizer, system_prompt="Be even.", seed=3).receipt
+    assert first.prompt_hash == again.prompt_hash != other.prompt_hash
     how = {
         "seed": 5, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1,
         "max_new_tokens": 3,
     }  # fmt: skip
-    receipt = say(model, tokenizer, stop=("one", "two"), **how)["receipt"]
-    assert {key: receipt[key] for key in how} == how and receipt["stop"] == ["one", "two"]
+    receipt = say(model, tokenizer, stop=("one", "two"), **how).receipt
+    stored = receipt.to_json()
+    assert {key: stored[key] for key in how} == how and stored["stop"] == ["one", "two"]
+
+
+def test_a_receipt_keeps_the_keys_of_its_json_and_is_read_back(
+    tokenizer: Any, words: list[int]
+) -> None:
+    receipt = say(Scripted(words), tokenizer, stop=("one",), seed=2).receipt
+    proven = replace(receipt, proof=ProofRecord(tensors=2, tensors_loaded=1, problems=("Only 1.",)))
+    stored = json.loads(json.dumps(proven.to_json()))
+    assert " ".join(stored) == (
+        "model prompt prompt_hash prompt_tokens system_prompt template_hash seed temperature top_p "
+        "top_k repetition_penalty stop max_new_tokens dtype template_of base step warning "
+        "base_weights weights proof versions question_hash answer_hash"
+    )
+    assert " ".join(stored["proof"]) == "base_difference effect tensors tensors_loaded problems"
+    assert AnswerReceipt.from_json(stored) == proven, "What was written is read."
+    damaged = {"model": "base:x", "seed": "two", "proof": [], "of a later version": 1}
+    assert AnswerReceipt.from_json(damaged) == AnswerReceipt(model="base:x")
+    assert AnswerReceipt.from_json(None) == AnswerReceipt(), "Of an answer that did not begin."
 
 
 def test_leaving_an_answer_stops_the_model(tokenizer: Any, words: list[int]) -> None:
@@ -123,7 +145,7 @@ def test_leaving_an_answer_stops_the_model(tokenizer: Any, words: list[int]) -> 
     pieces = generate.stream(
         loaded, ModelRef("base:x", "x"), ASK, GenerationSettings(max_new_tokens=1200)
     )
-    assert "delta" in next(pieces)
+    assert isinstance(next(pieces), str)
     pieces.close()
     assert model.said < 600, f"It said {model.said} tokens to nobody."
 
@@ -157,8 +179,8 @@ def test_all_models_get_the_system_prompt_that_the_first_result_was_trained_with
             names, ASK, GenerationSettings(max_new_tokens=1, **settings)
         )
         for row in answers:
-            assert row["receipt"]["system_prompt"] in row["receipt"]["prompt"]
-        return {row["receipt"]["system_prompt"] for row in answers}
+            assert row.receipt.system_prompt in row.receipt.prompt
+        return {row.receipt.system_prompt for row in answers}
 
     assert prompts([base, *runs]) == {"Be brief."}
     assert prompts([runs[1], base]) == {"Be long."}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lab.cli import runs as run_verbs
 from lab.compare.race_start import PlannedRun
 from lab.fit_answers import Saving
 from lab.forecasts import Candidate, How, SettingsSearch
+from lab.host import HostFacts
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status
@@ -461,31 +463,31 @@ def test_every_verb_has_its_help() -> None:
         assert sub.description, name
 
 
-def facts_here(**changes: Any) -> dict[str, Any]:
-    return {
-        "missing": [], "system": "Linux 6.1 x86_64", "disk_free_bytes": 50e9, "gpus": [], **changes,
-    }  # fmt: skip
+FACTS = HostFacts(
+    system="Linux 6.1 x86_64", python="3.11.7", processor="Chip", cores=2, home="/lab",
+    memory_bytes=8 * 10**9, memory_free_bytes=4 * 10**9, disk_free_bytes=50 * 10**9,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("facts", "missing", "words"),
     [
-        ({}, None),
-        ({"missing": ["torch"]}, "torch is not installed. Run 'make setup'."),
-        ({"system": "Linux 6.1 aarch64"}, "Linux 6.1 aarch64 is not supported"),
-        ({"system": "Darwin 24 x86_64"}, "Darwin 24 x86_64 is not supported"),
-        ({"disk_free_bytes": 2.9e9}, "Only 2.90 GB of disk are free."),
-        ({"disk_free_bytes": 3.1e9}, None),
+        (FACTS, [], None),
+        (FACTS, ["torch"], "torch is not installed. Run 'make setup'."),
+        (replace(FACTS, system="Linux 6.1 aarch64"), [], "Linux 6.1 aarch64 is not supported"),
+        (replace(FACTS, system="Darwin 24 x86_64"), [], "Darwin 24 x86_64 is not supported"),
+        (replace(FACTS, disk_free_bytes=2_900_000_000), [], "Only 2.90 GB of disk are free."),
+        (replace(FACTS, disk_free_bytes=3_100_000_000), [], None),
     ],
 )
 def test_the_doctor_says_what_will_not_work(
-    changes: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
+    facts: HostFacts, missing: list[str], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lab.cli import inventory
     from lab.preflight import doctor
 
-    monkeypatch.setattr(doctor, "missing", lambda: changes.get("missing", []))
-    problems = inventory._problems(facts_here(**changes))
+    monkeypatch.setattr(doctor, "missing", lambda: missing)
+    problems = inventory._problems(facts, missing)
     assert [words] == [text[: len(words)] for text in problems] if words else problems == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +14,7 @@ import pytest
 from lab import background_job, cli
 from lab.background_job import JobRecord
 from lab.cli import compare, rank, score
+from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
 from lab.export import combine, push
 from lab.hub import credentials
 from lab.paths import RunDir
@@ -116,14 +118,13 @@ def test_push_needs_a_visibility_a_token_and_a_network(
 def test_scores_say_who_is_right_where_the_other_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def model(name: str, *right: float) -> dict[str, Any]:
-        answers = [{"text": f"said {n}", "figures": {"exact_match": n}} for n in right]
-        figures = {"exact_match": sum(right) / len(right)}
-        return {"model": name, "figures": figures, "answers": answers}
+    def model(*right: float) -> ScoredModel:
+        answers = tuple(ScoredAnswer(f"said {n}", figures={"exact_match": n}) for n in right)
+        return ScoredModel({"exact_match": sum(right) / len(right)}, answers)
 
-    rows = [{"prompt": f"Question {n}?", "reference": f"right {n}"} for n in range(4)]
-    models = [model("base:a", 0, 0, 1, 0), model("run:b", 1, 1, 0, 1)]
-    answer = {"set": "builtin:x", "rows": rows, "models": models, "main": "exact_match"}
+    questions = tuple(ScoredQuestion(n, f"Question {n}?", f"right {n}") for n in range(4))
+    models = {"base:a": model(0, 0, 1, 0), "run:b": model(1, 1, 0, 1)}
+    answer = ScoreSheet("builtin:x", "text", "exact_match", questions, models)
     monkeypatch.setattr(score, "check_questions", lambda arguments: None)
     monkeypatch.setattr(score, "parse", lambda name: name)
     monkeypatch.setattr(score.downloads, "fetch_models", lambda names: None)
@@ -133,6 +134,15 @@ def test_scores_say_who_is_right_where_the_other_is_not(
     assert "base:a right and run:b wrong: 1; the other way round: 3." in shown
     worst = shown.partition("Worst answers of run:b:")[2]
     assert " ".join(worst.split()).startswith("Question 2? right: right 2 said: said 0")
+    assert cli.main(["score", "base:a", "run:b", "--set", "builtin:x", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert list(data) == ["set", "kind", "rows", "models", "main", "extremes", "differences"]
+    assert data["rows"][1] == {"row": 1, "prompt": "Question 1?", "reference": "right 1"}
+    assert [list(each) for each in data["models"]] == [["model", "figures", "answers"]] * 2
+    assert list(data["models"][0]["answers"][0]) == ["text", "likeliest", "label", "figures"]
+    assert data["extremes"]["run:b"] == {"best": [0, 1], "worst": [2, 3]}
+    pair = {"models": ["base:a", "run:b"], "first": [2], "second": [0, 1, 3]}
+    assert data["differences"] == [pair]
 
 
 def test_the_rows_that_only_one_run_gets_right_are_told_by_name(

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from lab.compare import preference, votes
+from lab.compare.preference import GroupVerdict, PairVerdict, VoteCounts
+from lab.compare.vote_sentences import sentences
 from lab.compare.votes import BAD, TIE, VotePrompt, VoteSession
 from lab.errors import LabError
 
@@ -30,7 +32,7 @@ def session_of(verdicts: list[str], models: tuple[str, ...] = (A, B), **named: A
 
 
 def words(session: VoteSession) -> str:
-    return "\n".join(preference.sentences(preference.outcome(session), lambda name: name))
+    return "\n".join(sentences(preference.outcome(session), lambda name: name))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,8 @@ def test_no_preference_is_told_with_the_votes_that_are_missing() -> None:
     )
     assert words(session_of([A, B])).startswith("No preference shown. Each was preferred in 1 of 2")
     assert words(session_of([TIE, BAD])).startswith("No preference shown: no vote was decided.")
-    assert preference.outcome(session_of([TIE] * 9))["preferred"] is None
+    tied = preference.outcome(session_of([TIE] * 9)).verdict
+    assert isinstance(tied, PairVerdict) and tied.preferred is None
 
 
 def test_votes_on_answers_that_name_their_model_are_counted_apart() -> None:
@@ -113,8 +116,9 @@ def test_votes_on_answers_that_name_their_model_are_counted_apart() -> None:
     for prompt in session.prompts[:6]:
         prompt.named = [B]
     result = preference.outcome(session)
-    assert result["wins"] == {A: 0, B: 4} and result["p"] == 0.125 and result["votes"] == 10
-    assert result["naming"] == {"wins": {A: 0, B: 6}, "decided": 6, "ties": 0, "bad": 0}
+    assert result.counts.wins == {A: 0, B: 4} and result.votes == 10
+    assert isinstance(result.verdict, PairVerdict) and result.verdict.p == 0.125
+    assert result.naming == VoteCounts({A: 0, B: 6}, decided=6, ties=0, bad=0)
     text = words(session)
     assert (
         "Counted apart: 6 decided votes on answers that name their model (base:a 0, run:b 6)."
@@ -131,7 +135,7 @@ def test_how_a_vote_ended_is_told() -> None:
     several = session_of([A, A, B])
     several.prompts[0].votes |= {"x": B, "y": B}
     result = preference.outcome(several)
-    assert result["wins"] == {A: 1, B: 2} and result["voters"] == ["me", "x", "y"]
+    assert result.counts.wins == {A: 1, B: 2} and result.voters == ["me", "x", "y"]
     assert "3 voters; each prompt counts once" in words(several)
 
 
@@ -188,13 +192,13 @@ def test_three_models_are_compared_with_the_base() -> None:
     # the winner beats both others; each of the two ties is half a win in every pair
     wins = np.array([[0, 4, 4], [15, 0, 15], [4, 4, 0]], dtype=float)
     theta = preference.strengths(wins)
-    assert result["beats_base"][B]["probability"] == pytest.approx(
-        1 / (1 + math.exp(theta[0] - theta[1]))
-    )
-    low, high = result["beats_base"][B]["interval"]
-    assert 0.5 < low < result["beats_base"][B]["probability"] < high < 1
-    assert result["beats_base"][C]["probability"] == pytest.approx(0.5)
-    low, high = result["beats_base"][C]["interval"]
+    assert isinstance(result.verdict, GroupVerdict)
+    beats = result.verdict.beats_base
+    assert beats[B].probability == pytest.approx(1 / (1 + math.exp(theta[0] - theta[1])))
+    low, high = beats[B].interval
+    assert 0.5 < low < beats[B].probability < high < 1
+    assert beats[C].probability == pytest.approx(0.5)
+    low, high = beats[C].interval
     assert low < 0.5 < high
     assert preference.outcome(session) == result, "the seed is fixed"
     text = words(session)
@@ -216,7 +220,7 @@ def test_three_models_are_compared_with_the_base() -> None:
 def test_strengths_are_refused_where_they_say_nothing(verdicts: list[str], says: str) -> None:
     session = session_of(verdicts, (A, B, C))
     assert f"No strengths: {says}" in words(session).replace("the votes ", "")
-    assert "beats_base" not in preference.outcome(session)
+    assert "beats_base" not in preference.outcome(session).to_json()
 
 
 def test_what_is_not_connected_is_seen() -> None:
@@ -236,8 +240,9 @@ def test_what_is_not_connected_is_seen() -> None:
 def test_a_pair_of_a_vote_of_three_is_compared_alone() -> None:
     session = session_of([A] * 2 + [B] * 9 + [C] * 7 + [TIE], (A, B, C))
     result = preference.outcome(session, [A, B])
-    assert result["wins"] == {A: 2, B: 9} and result["ties"] == 1
-    assert result["p"] == pytest.approx(preference.sign_test(9, 2))
+    assert result.counts.wins == {A: 2, B: 9} and result.counts.ties == 1
+    assert isinstance(result.verdict, PairVerdict)
+    assert result.verdict.p == pytest.approx(preference.sign_test(9, 2))
     with pytest.raises(LabError, match="'run:x' is not in this vote"):
         preference.outcome(session, [A, "run:x"])
     with pytest.raises(LabError, match="Two or more"):
@@ -247,6 +252,16 @@ def test_a_pair_of_a_vote_of_three_is_compared_alone() -> None:
 def test_an_outcome_is_written_as_json(lab_home: Path) -> None:
     import json
 
-    for models in ((A, B), (A, B, C)):
-        result = preference.outcome(session_of([A, B, TIE] * 4 + [C] * (len(models) - 2), models))
-        assert json.loads(json.dumps(result)) == result
+    head = "id models base titles is_over is_early planned voters votes wins decided ties bad "
+    head += "naming identical failed mean_tokens "
+    of_pair = "preferred leads share interval p needed"
+    for models, verdicts, keys in (
+        ((A, B), [A, B, TIE] * 4, of_pair),
+        ((A, B, C), [A, B, TIE] * 4 + [C], "refused strengths beats_base"),
+        ((A, B, C), [A, B, TIE] * 4, "refused refused_for"),
+    ):
+        stored = preference.outcome(session_of(verdicts, models)).to_json()
+        assert json.loads(json.dumps(stored)) == stored
+        assert " ".join(stored) == head + keys, "The keys of --json."
+        assert list(stored["naming"]) == ["wins", "decided", "ties", "bad"]
+    assert stored["refused"] == "won" and stored["refused_for"] == C

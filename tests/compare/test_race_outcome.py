@@ -16,6 +16,7 @@ from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_file import ClaimTest, Race, RaceRun
 from lab.compare.race_scores import RaceScores
 from lab.errors import LabError
+from lab.evals.score_sheets import ScoreSheet
 from lab.paths import RunDir, run_dir
 from lab.runs import ladder
 from lab.runs.ladder import Ladder, LadderChoice
@@ -226,9 +227,9 @@ def test_runs_that_failed_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> Non
     race = race_of((done, "a", 0, "default"), (failed, "b", 0, "default"), score_set="builtin:x")
     scored: list[str] = []
 
-    def score(names: Any, *_: Any, **__: Any) -> dict[str, Any]:
+    def score(names: Any, *_: Any, **__: Any) -> ScoreSheet:
         scored.extend(str(name) for name in names)
-        return {"models": [], "rows": []}
+        return ScoreSheet()
 
     monkeypatch.setattr("lab.evals.score.score", score)
     race_scores.measure(race)

@@ -52,11 +52,11 @@ def test_chat_refuses_a_result_whose_template_was_changed(trained: list[Any]) ->
     quiet = generate.answer(
         loaded, named, ask, GenerationSettings(max_new_tokens=2, system_prompt="")
     )
-    assert quiet["receipt"]["warning"] == ""
+    assert quiet.receipt.warning == ""
     loud = generate.answer(
         loaded, named, ask, GenerationSettings(max_new_tokens=2, system_prompt="Hm.")
     )
-    assert "not the one in training" in loud["receipt"]["warning"]
+    assert "not the one in training" in loud.receipt.warning
     file = run.artifact / "chat_template.jinja"
     file.write_text(file.read_text().replace("user", "person").replace("<|im_end|>", "<|im_end|>!"))
     with pytest.raises(LabError, match="The template of this result differs"):

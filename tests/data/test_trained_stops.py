@@ -139,8 +139,8 @@ def test_a_trained_answer_ends(kind: str, method: str, byte_tokenizer: Any, tmp_
     loaded = chat_models.load(named)
     for chat in (chats[2], chats[5]):  # one turn, two turns
         reply = generate.answer(loaded, named, chat[:-1], GenerationSettings(max_new_tokens=40))
-        assert reply["finish"] == "stop", f"It goes on: {reply['text']!r}"
-        assert reply["text"].endswith(ANSWER)
+        assert reply.finish == "stop", f"It goes on: {reply.text!r}"
+        assert reply.text.endswith(ANSWER)
     folder = run.artifact
     if method == "lora":
         folder = tmp_path / "merged"

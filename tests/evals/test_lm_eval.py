@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from lab import cli
 from lab.chat import models as chat_models
+from lab.chat.answers import ModelAnswer
 from lab.data import catalog
 from lab.evals import harness_tasks, lm_eval_scores, score
 from lab.paths import RunDir
@@ -53,25 +55,28 @@ def test_the_harness_and_our_scorer_say_the_same(
     name = options_set(tmp_path / "set.jsonl", monkeypatch, kind)
     names = [chat_models.parse(f"run:{run.id}") for run in trained]
     theirs = lm_eval_scores.measure(names, name, 50)
-    monkeypatch.setattr(generate, "answer", lambda *rest: {"text": ""})  # what is written is ours
+    # what is written is ours
+    monkeypatch.setattr(generate, "answer", lambda *rest: ModelAnswer(model=""))
     ours = score.score(names, name)
     key = {"choices": "centred_accuracy", "labels": "likely_accuracy"}[kind]
     field = {"choices": "centred", "labels": "accuracy"}[kind]
-    assert [each["model"] for each in theirs["models"]] == [m["model"] for m in ours["models"]]
-    for mine, other in zip(ours["models"], theirs["models"], strict=True):
-        assert other[field] == pytest.approx(mine["figures"][key], abs=1e-9), mine["model"]
-    assert theirs["rows"] == 12 and theirs["version"]
+    assert [each.model for each in theirs.models] == list(ours.models)
+    for other in theirs.models:
+        expected = ours.models[other.model].figures[key]
+        assert getattr(other, field) == pytest.approx(expected, abs=1e-9), other.model
+    assert theirs.rows == 12 and theirs.version
+    written = json.loads(json.dumps(asdict(theirs)))
+    assert list(written) == ["set", "rows", "version", "models"], "The keys of --json."
+    assert lm_eval_scores.SetScores.from_json(written) == theirs, "What was written is read."
     loaded = chat_models.load(names[0])
     terms = score.terms_of(names, name, 50, "")
-    position = next(i for i, each in enumerate(theirs["models"]) if each["model"] == names[0].name)
-    for item, sums in zip(
-        terms.items, theirs["models"][position]["log_probabilities"], strict=True
-    ):
+    position = next(i for i, each in enumerate(theirs.models) if each.model == names[0].name)
+    for item, sums in zip(terms.items, theirs.models[position].log_probabilities, strict=True):
         prompt = generate.render(loaded.tokenizer, list(item.messages), terms.settings)
-        expected = continuation_log_probabilities(
+        ours_of_item = continuation_log_probabilities(
             loaded.model, loaded.tokenizer, prompt, item.options
         )
-        assert sums == pytest.approx(expected, rel=1e-5), "The very same tokens are scored."
+        assert sums == pytest.approx(ours_of_item, rel=1e-5), "The very same tokens are scored."
 
 
 @needs_harness

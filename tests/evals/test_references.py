@@ -23,6 +23,7 @@ from lab.compare.paired import (
     paired_difference,
     t_quantile,
 )
+from lab.compare.preference import GroupVerdict
 from lab.compare.randomisation_test import macro_f1_test
 from lab.compare.verdict import seed_difference
 from lab.evals import scores
@@ -177,7 +178,9 @@ def test_the_bootstrap_over_prompts_is_that_of_a_plain_loop() -> None:
     from tests.compare.test_preference import A, B, C, session_of
 
     verdicts = [B] * 14 + [A] * 6 + [C] * 8
-    beats = preference.outcome(session_of(verdicts, (A, B, C)))["beats_base"][B]
+    verdict = preference.outcome(session_of(verdicts, (A, B, C))).verdict
+    assert isinstance(verdict, GroupVerdict)
+    beats = verdict.beats_base[B]
 
     def probability(sample: list[str]) -> float:
         wins = np.zeros((3, 3))
@@ -188,7 +191,7 @@ def test_the_bootstrap_over_prompts_is_that_of_a_plain_loop() -> None:
         return 1 / (1 + math.exp(theta[0] - theta[1]))
 
     expected = drawn_again(verdicts, 2000, 7, probability)
-    assert beats["interval"] == pytest.approx(expected, abs=0.02)
+    assert beats.interval == pytest.approx(expected, abs=0.02)
 
 
 def test_the_bootstrap_over_chats_is_scipys() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lab.atomic_files import write_json
 from lab.chat import models as chat_models
+from lab.chat.answers import ModelAnswer
 from lab.chat.models import LoadedModel, ModelRef
 from lab.chat.settings import GenerationSettings
 from lab.data import catalog
@@ -25,8 +26,9 @@ def parrot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dic
     first. `parrot(base={...}, run={...})`."""
     answers: dict[str, dict[str, str]] = {}
 
-    def answer(loaded: Any, named: ModelRef, messages: list[Any], settings: Any) -> dict[str, str]:
-        return {"text": answers[named.name].get(messages[-1]["content"], "")}
+    def answer(loaded: Any, named: ModelRef, messages: list[Any], settings: Any) -> ModelAnswer:
+        text = answers[named.name].get(messages[-1]["content"], "")
+        return ModelAnswer(model=named.name, text=text)
 
     monkeypatch.setattr("lab.chat.generate.answer", answer)
     monkeypatch.setattr(chat_models, "load", lambda named: LoadedModel(None, named.name))
@@ -71,16 +73,16 @@ def test_labels_by_likelihood_and_by_generation(
         base={text: f"I think {label}" for text, label in right.items()},
         run=right | {"m0": "broken", "m1": "praise."},
     )
-    answer = score.score([RUN, BASE], "t")
-    base, run = answer["models"]
-    assert (base["model"], run["model"]) == ("base:x", "run:x"), "The base comes first."
-    assert base["figures"]["accuracy"] == 0, "A sentence is not a label."
-    assert base["figures"]["likely_accuracy"] == 1
-    assert run["figures"]["accuracy"] == pytest.approx(4 / 6)
+    sheet = score.score([RUN, BASE], "t")
+    assert list(sheet.models) == ["base:x", "run:x"], "The base comes first."
+    base, run = sheet.models.values()
+    assert base.figures["accuracy"] == 0, "A sentence is not a label."
+    assert base.figures["likely_accuracy"] == 1
+    assert run.figures["accuracy"] == pytest.approx(4 / 6)
     # right, guessed and true: late 1, 1, 2; broken 1, 2, 2; praise 2, 3, 2
-    assert run["figures"]["macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
-    assert run["figures"]["likely_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
-    right = [[each["figures"][answer["main"]] >= 1 for each in m["answers"]] for m in (run, base)]
+    assert run.figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
+    assert run.figures["likely_macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 4 / 5) / 3)
+    right = [[sheet.is_right(name, index) for index in range(6)] for name in ("run:x", "base:x")]
     assert score.only_right(*right) == ([2, 3, 4, 5], [])
     assert score.only_right(*right[::-1]) == ([], [2, 3, 4, 5])
 
@@ -91,21 +93,21 @@ def test_questions_commands_and_forms(
     rows = [{"question": f"q{n}", "answer": f"the answer {n}"} for n in range(4)]
     dataset_of(monkeypatch, tmp_path / "q.jsonl", rows, eval_fraction=0.5)
     parrot(base={}, run={"q0": "Answer 0.", "q1": "no", "q2": "answer 2", "q3": "answer"})
-    answer = score.score([BASE, RUN], "q", pattern="[A-Z].*")
-    prompts = [row["prompt"] for row in answer["rows"]]
+    sheet = score.score([BASE, RUN], "q", pattern="[A-Z].*")
+    prompts = [question.prompt for question in sheet.questions]
     assert len(prompts) == 2, "Only the held-out half is prompts."
     expected = {"q0": (1.0, 1.0, 1.0), "q1": (0, 0, 0), "q2": (1, 1, 0), "q3": (0, 2 / 3, 0)}
-    figures = answer["models"][1]["figures"]
+    figures = sheet.models["run:x"].figures
     for index, name in enumerate(("exact_match", "token_f1", "format")):
         mean = sum(expected[prompt][index] for prompt in prompts) / 2
         assert figures[name] == pytest.approx(mean), name
-    assert answer["models"][0]["figures"]["exact_match"] == 0
+    assert sheet.models["base:x"].figures["exact_match"] == 0
     dataset_of(
         monkeypatch, tmp_path / "s.jsonl", [{"prompt": "p", "completion": "ls  -a"}],
         answers="shell",
     )  # fmt: skip
     parrot(run={"p": "ls '-a'"})
-    figures = score.score([BASE, RUN], "s")["models"][1]["figures"]
+    figures = score.score([BASE, RUN], "s").models["run:x"].figures
     assert figures["shell_match"] == 1 and score.main_figure({"shell_match": 1.0}) == "shell_match"
 
 
@@ -138,9 +140,9 @@ def test_choices_are_shown_centred(
     assert terms.items[1].reference == "B. two"
     prompts = {item.messages[-1]["content"]: item.reference for item in terms.items}
     parrot(base=dict.fromkeys(prompts, "A. one"), run=prompts)
-    base, run = score.score([BASE, RUN], "c")["models"]
-    assert base["figures"]["centred_accuracy"] == pytest.approx(0), "One of four is chance."
-    assert run["figures"]["centred_accuracy"] == pytest.approx(1)
+    base, run = score.score([BASE, RUN], "c").models.values()
+    assert base.figures["centred_accuracy"] == pytest.approx(0), "One of four is chance."
+    assert run.figures["centred_accuracy"] == pytest.approx(1)
     assert score.listed_choices("Which?\n\nA. x\nB. y") == ["A. x", "B. y"]
     assert score.listed_choices("A. x\nand then") == [] == score.listed_choices("none")
 

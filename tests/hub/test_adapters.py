@@ -141,7 +141,7 @@ def test_the_adapters_own_tokenizer_and_template_are_used(
     models = LoadedModels()
     for ref in (base, named):
         said = answer(models.get(ref), ref, ASK, GenerationSettings(max_new_tokens=1))
-        assert said["receipt"]["prompt"] == "Q: What is one?\nA:", "the base reads the same"
+        assert said.receipt.prompt == "Q: What is one?\nA:", "the base reads the same"
     assert not both.requests("GET", f"{ADAPTER}/{first}/config.json"), "nobody reads it"
     tokenizer.add_tokens([f"<more {number}>" for number in range(30)])
     tokenizer.save_pretrained(adapter)

@@ -94,10 +94,10 @@ def change_of(name: str, option: str) -> tuple[dict[str, Any], Any]:
     if option == "target_modules":
         return {}, ("q_proj", "v_proj")
     config = methods.get(name).config
-    (field,) = [field for field in schema.describe(config) if field["name"] == option]
+    (field,) = [field for field in schema.describe(config) if field.name == option]
     default = getattr(config(), option)
-    if field.get("choices"):
-        return {}, next(choice for choice in field["choices"] if choice != default)
+    if field.metadata.get("choices"):
+        return {}, next(choice for choice in field.metadata["choices"] if choice != default)
     if isinstance(default, bool):
         return {}, not default
     if "dropout" in option:

@@ -139,7 +139,7 @@ def test_new_tokens_get_rows_and_travel_with_the_result(
         [{"role": "user", "content": "What is 1?"}],
         GenerationSettings(max_new_tokens=3),
     )
-    assert len(text["token_ids"]) <= 3
+    assert len(text.token_ids) <= 3
 
 
 def test_the_soft_prompt_goes_in_once_with_a_cache(

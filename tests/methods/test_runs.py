@@ -43,7 +43,7 @@ def test_a_run_ends_and_its_result_answers(
     for which in (f"run:{run.id}", f"run:{run.id}@2"):
         named = chat_models.parse(which)
         loaded = chat_models.load(named, base.model)
-        answer: dict[str, Any] = generate.answer(loaded, named, conversation, settings)
-        assert answer["token_ids"] and answer["receipt"]["prompt_tokens"] > 0
+        answer = generate.answer(loaded, named, conversation, settings)
+        assert answer.token_ids and answer.receipt.prompt_tokens > 0
     for key, value in base.model.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} of the base changed"

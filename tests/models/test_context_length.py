@@ -130,11 +130,11 @@ def test_an_answer_ends_where_the_context_does(short_model: Path) -> None:
     assert loaded.length == POSITIONS
     settings = GenerationSettings(max_new_tokens=400, system_prompt="Be brief.")
     answer = generate.answer(loaded, ref, chat(3), settings)
-    assert answer["finish"] == "length" and answer["is_at_context_end"]
-    assert answer["receipt"]["prompt_tokens"] + len(answer["token_ids"]) == POSITIONS
+    assert answer.finish == "length" and answer.is_at_context_end
+    assert answer.receipt.prompt_tokens + len(answer.token_ids) == POSITIONS
     few = GenerationSettings(max_new_tokens=4, system_prompt="Be brief.")
     short = generate.answer(loaded, ref, chat(3), few)
-    assert (len(short["token_ids"]), short["is_at_context_end"]) == (4, False)
+    assert (len(short.token_ids), short.is_at_context_end) == (4, False)
     with pytest.raises(PromptTooLong, match="64"):
         generate.answer(loaded, ref, chat(200), settings)
 

@@ -258,7 +258,7 @@ def test_a_result_without_a_hash_is_used_with_a_note(
     answer = generate.answer(
         loaded, named, [{"role": "user", "content": "Hi"}], GenerationSettings(max_new_tokens=1)
     )
-    assert "was not checked" in answer["receipt"]["warning"]
+    assert "was not checked" in answer.receipt.warning
     assert "was not checked" in merge(run, tmp_path / "merged").note
     assert "was not checked" in evaluate([named])[0].note
     assert chat_models.load(chat_models.parse(f"base:{base}")).note == "", "A base has no base."

@@ -83,10 +83,10 @@ def test_a_learned_end_ends_the_answer(
     close = tokenizer.convert_tokens_to_ids(CLOSE)
     ask = [{"role": "user", "content": "w30 w9"}]
     answer = generate.answer(loaded, named, ask, GenerationSettings(max_new_tokens=20))
-    assert (answer["text"], answer["finish"]) == (ANSWER, "stop")
-    assert answer["token_ids"][-1] == close, "It ends with the end that the labels taught."
+    assert (answer.text, answer.finish) == (ANSWER, "stop")
+    assert answer.token_ids[-1] == close, "It ends with the end that the labels taught."
     short = generate.answer(loaded, named, ask, GenerationSettings(max_new_tokens=2))
-    assert short["finish"] == "length", "It did not stop by itself."
+    assert short.finish == "length", "It did not stop by itself."
     sample = record_reader.last_event(run, "sample")
     assert sample["text"] == ANSWER, "A sample ends there, too."
 
@@ -134,7 +134,7 @@ def test_the_date_of_a_run_is_the_day_when_it_was_made(
         loaded, chat_models.parse(f"run:{run.id}"), [{"role": "user", "content": "w5"}],
         GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
-    assert answer["receipt"]["prompt"].startswith("w1 "), "Chat writes the date of the run."
+    assert answer.receipt.prompt.startswith("w1 "), "Chat writes the date of the run."
 
 
 def test_named_templates_travel_with_the_result(
@@ -158,7 +158,7 @@ def test_named_templates_travel_with_the_result(
         chat_models.load(chat_models.parse(f"run:{run.id}")), chat_models.parse(f"run:{run.id}"),
         [{"role": "user", "content": "w5"}], GenerationSettings(max_new_tokens=1),
     )  # fmt: skip
-    assert answer["receipt"]["prompt"] == "<|turn|> w5 <|end|> <|turn|> "
+    assert answer.receipt.prompt == "<|turn|> w5 <|end|> <|turn|> "
 
 
 def test_template_arguments_are_checked_and_kept(

@@ -12,6 +12,7 @@ import pytest
 from lab.atomic_files import write_json
 from lab.chat import client, conversations, examples
 from lab.chat import models as chat_models
+from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.data import catalog
 from lab.errors import LabError
@@ -152,7 +153,7 @@ def test_a_proof_is_marked_by_what_it_has_shown() -> None:
     whole = {"base_difference": 0.0, "tensors": 8, "tensors_loaded": 8, "effect": 1.5}
 
     def lines(**changes: Any) -> list[str]:
-        return chat_panes.proof_lines({"proof": whole | changes})
+        return chat_panes.proof_lines(AnswerReceipt.from_json({"proof": whole | changes}))
 
     assert lines() == [
         ":material/check: The base is the base: largest logit difference 0",
@@ -162,7 +163,7 @@ def test_a_proof_is_marked_by_what_it_has_shown() -> None:
     assert lines(base_difference=0.25)[0].startswith(":material/warning: The base is the base")
     assert lines(tensors_loaded=7)[1].startswith(":material/warning: ")
     assert lines(effect=0.0)[1].startswith(":material/warning: "), "the weights change nothing"
-    assert chat_panes.proof_lines({}) == []
+    assert chat_panes.proof_lines(AnswerReceipt()) == []
 
 
 def test_the_head_says_what_of_context_and_prompt_was_used(screen: Screen) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lab import presets, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
+from lab.host import HostFacts
 from lab.paths import RunDir
 from lab.preflight import doctor
 from lab.runs import index
@@ -19,10 +21,10 @@ from tests.ui.conftest import Page, words
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
-FACTS = {
-    "system": "Linux 6.1 x86_64", "disk_free_bytes": 70e9, "cores": 4, "memory_bytes": 16e9,
-    "gpus": [],
-}  # fmt: skip
+FACTS = HostFacts(
+    system="Linux 6.1 x86_64", python="3.11.7", processor="Chip", cores=4,
+    memory_bytes=16 * 10**9, memory_free_bytes=5 * 10**9, disk_free_bytes=70 * 10**9, home="/lab",
+)  # fmt: skip
 
 
 class HomeScreen(Screen):
@@ -184,7 +186,7 @@ def test_home_says_what_will_not_work_here(
     monkeypatch.setattr(cards, "st", screen)
     monkeypatch.setattr(cards.access, "warnings", list)
     monkeypatch.setattr(doctor.catalog, "BUILT_IN", ())
-    monkeypatch.setattr(cards, "_machine", lambda: FACTS | change)
+    monkeypatch.setattr(cards, "_machine", lambda: replace(FACTS, **change))
     cards.warnings()
     warnings = screen.texts("warning")
     assert bool(warnings) == (says is not None) and (says or "") in "".join(warnings)

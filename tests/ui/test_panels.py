@@ -13,9 +13,11 @@ from streamlit.runtime.fragment import MemoryFragmentStorage
 
 from lab import host, paths, process
 from lab.atomic_files import write_json
+from lab.devices import HostGpu
 from lab.errors import Problem, SpecError
 from lab.fit_answers import Saving
 from lab.forecasts import Candidate, SettingsSearch
+from lab.host import HostFacts
 from lab.paths import RunDir
 from lab.runs import index, queue, resume_settings
 from lab.spec import RunSpec
@@ -51,11 +53,11 @@ def make_run(number: int, name: str = "tiny", **files: Any) -> RunDir:
 def test_the_machine_is_told_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(cards, "st", screen)
-    facts = {
-        "processor": "Chip", "cores": 4, "memory_bytes": 16e9, "memory_free_bytes": 5e9,
-        "disk_free_bytes": 70e9,
-        "gpus": [{"name": "Card", "memory_bytes": 24e9, "free_bytes": 20e9}],
-    }  # fmt: skip
+    facts = HostFacts(
+        system="Linux", python="3.11.7", processor="Chip", cores=4, home="/lab",
+        memory_bytes=16 * 10**9, memory_free_bytes=5 * 10**9, disk_free_bytes=70 * 10**9,
+        gpus=(HostGpu(0, "GPU-1", "Card", 24 * 10**9, 20 * 10**9),),
+    )  # fmt: skip
     monkeypatch.setattr(cards, "_machine", lambda: facts)
     paths.home().mkdir(parents=True)
     write_json(host.machine_file(), {"cpu_peak_flops": 123e9})

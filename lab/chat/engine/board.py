@@ -65,7 +65,7 @@ class PendingTurn:
             answer.text = decoding.text.strip()
             if decoding.ended is None:
                 continue
-            answer.receipt = pending.receipt()
+            answer.receipt = pending.receipt().to_json()
             answer.pieces = [decoding.tokenizer.decode([token]) for token in answer.token_ids]
             if decoding.error is not None:
                 _fail(answer, decoding.error)

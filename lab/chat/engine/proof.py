@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from lab.chat.answers import ProofRecord
+
 PROBE_TOKENS = 8
 EDGE = 8  # numbers at each end of a tensor that tell most tensors apart
 
@@ -48,14 +50,8 @@ class Proof:
             problems.append("The result answers exactly as its base does.")
         return problems
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "base_difference": self.base_difference,
-            "effect": self.effect,
-            "tensors": self.tensors,
-            "tensors_loaded": self.tensors_loaded,
-            "problems": self.problems,
-        }
+    def record(self) -> ProofRecord:
+        return ProofRecord(**vars(self), problems=tuple(self.problems))
 
 
 def probe_ids(model: Any) -> torch.Tensor:
