@@ -224,9 +224,12 @@ def _losses_by_rate(name: str, racing: list[Finisher]) -> dict[float, float]:
 def _best_rate(name: str, losses: dict[float, float]) -> str:
     best = min(losses, key=lambda rate: losses[rate])
     listed = ", ".join(f"{formatting.rate(rate)}: {loss:.2f}" for rate, loss in losses.items())
+    edge = ""
+    if len(losses) > 2 and best in (min(losses), max(losses)):  # a better one may lie beyond
+        edge = f", the {'lowest' if best == min(losses) else 'highest'} that was tried"
     return (
-        f"{name} did best at a learning rate of {formatting.rate(best)} (evaluation losses on "
-        f"the whole budget: {listed})"
+        f"{name} did best at a learning rate of {formatting.rate(best)}{edge} (evaluation losses "
+        f"on the whole budget: {listed})"
     )
 
 

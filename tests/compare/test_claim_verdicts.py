@@ -121,5 +121,11 @@ def test_the_best_rates_of_two_are_held_against_each_other() -> None:
     assert ruling(2.0, 2.5, 2.1, 2.4) == ("confirmed", 10.0)
     assert ruling(2.5, 2.0, 2.1, 2.4) == ("off", 3.0)
     assert ruling(2.0, 2.5, 2.4, 2.1) == ("off", 33.3)
+    tried = rates | {"LoRA at 6e-3": 6e-3}
+    losses = (2.0, 2.5, 2.4, 2.2, 2.1)
+    racing = racing_of(dict(zip(tried, ((loss,) for loss in losses), strict=True)), rates=tried)
+    sentence = verdict_of_test(test, racing).sentence
+    assert "LoRA did best at a learning rate of 6e-3, the highest that was tried" in sentence
+    assert "Full did best at a learning rate of 6e-5 (" in sentence, "two rates have no edge"
     racing = racing_of({"LoRA at 6e-4": (2.0,)}, rates=rates)
     assert verdict_of_test(test, racing).verdict == "open", "nothing of full ended"

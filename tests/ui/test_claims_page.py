@@ -49,7 +49,7 @@ def test_an_address_opens_a_claim_with_its_sums(open_page: Page) -> None:
     sums = list(at.table[0].value["Sum"])
     assert sums[0].replace("\\", "") == "14 × 1e9 / 2³⁰"
     rows = at.dataframe[0].value
-    assert len(rows) == 58 and "…" not in set(rows["Here"])
+    assert len(rows) == 62 and "…" not in set(rows["Here"])
 
 
 @pytest.mark.usefixtures("quick")
