@@ -8,11 +8,12 @@ import http.client
 import json
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab import paths, process
+from lab import dataclass_json, paths, process
 from lab.atomic_files import part, read_object
 from lab.chat import conversations
 from lab.chat.conversations import Chat
@@ -57,20 +58,26 @@ def _start() -> dict[str, Any]:
     raise LabError(f"The chat process did not start within {START_S:.0f} s.", f"See {log}.")
 
 
-def health() -> dict[str, Any]:
-    """{"loaded", "bytes" of each model, "is_busy", "ends_in_s"}; empty if no process runs."""
+@dataclass(frozen=True)
+class ChatHealth:
+    """What the chat process holds: the names of its models, and the bytes of each, which are empty
+    while it answers. `ends_in_s`: seconds to its end, if nobody asks; None where it stays."""
+
+    loaded: tuple[str, ...] = ()
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    is_busy: bool = False
+    ends_in_s: float | None = None
+
+
+def health() -> ChatHealth | None:
+    """None if no chat process runs."""
     running = record()
     if running is None:
-        return {}
+        return None
     try:
-        return _reply(running, "GET", "/health")
+        return dataclass_json.read(ChatHealth, _reply(running, "GET", "/health"))
     except LabError:
-        return {}
-
-
-def loaded() -> list[str]:
-    """The models in memory; empty if no chat process runs."""
-    return list(health().get("loaded", []))
+        return None
 
 
 def view(conversation_id: str) -> Chat:

@@ -246,7 +246,7 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     model = weights.on_device(model, "cuda" if on_gpu else "cpu")
     return LoadedModel(
         model.eval(), tokenizer, proof, version, note, terms.length, terms.virtual,
-        base_weights=identity["weights"],
+        base_weights=identity.weights,
     )  # fmt: skip
 
 

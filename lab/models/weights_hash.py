@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,28 @@ MAX_QUICK_BYTES = 2_000_000_000  # read within a few seconds, so that a page nee
 Progress = Callable[[int, int], None]
 
 
-def identify(source: ModelSource, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-    """What a receipt keeps of the base: {"model", "weights"}, and the commit of a hub model.
+@dataclass(frozen=True)
+class WeightsIdentity:
+    """What a receipt keeps of the base. `weights`: as `hash_of`; `commit`: of a hub model."""
 
-    `progress(done, total)` counts bytes, and may raise to end the reading.
-    """
+    model: str
+    weights: str
+    commit: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the commit where there is none."""
+        record = {"model": self.model, "weights": self.weights}
+        return record | ({"commit": self.commit} if self.commit else {})
+
+
+def identify(source: ModelSource, progress: Progress = lambda done, total: None) -> WeightsIdentity:
+    """`progress(done, total)` counts bytes, and may raise to end the reading. Raises LabError."""
     folder = hub.local_folder(source, with_weights=True)
-    record = {"model": source.id, "weights": hash_of(folder, source.id, progress)}
-    if source.is_on_hub:
-        record["commit"] = folder.name
-    return record
+    value = hash_of(folder, source.id, progress)
+    return WeightsIdentity(source.id, value, folder.name if source.is_on_hub else "")
 
 
-def identify_quickly(source: ModelSource) -> dict[str, Any] | None:
+def identify_quickly(source: ModelSource) -> WeightsIdentity | None:
     """As `identify`; None where it would take more than a few seconds."""
     if source.is_on_hub:
         return None  # its weights may have to be downloaded first
@@ -86,13 +96,13 @@ def hash_of(folder: Path, name: str, progress: Progress = lambda done, total: No
     return value
 
 
-def check(recorded: Any, now: dict[str, Any], user: str) -> str:
+def check(recorded: Any, now: WeightsIdentity, user: str) -> str:
     """A note where nothing was recorded, else empty. Raises LabError if the base is another one.
 
     `recorded` is what the receipt or the events of `user` (such as "run:ID") say of its base, `now`
     what `identify` says.
     """
-    name = quote(str(now["model"]))
+    name = quote(now.model)
     if not recorded:
         return (
             f"{user} was trained before the lab kept a hash of the base: whether '{name}' is "
@@ -104,10 +114,10 @@ def check(recorded: Any, now: dict[str, Any], user: str) -> str:
             f"The receipt of {user} is damaged: its base is {quote(recorded)}.",
             "Put receipt.json back as it was.",
         )
-    if trained_on != now["weights"]:
+    if trained_on != now.weights:
         raise LabError(
             f"The base '{name}' is not the one {user} was trained on (trained on {trained_on}, "
-            f"now {now['weights']}).",
+            f"now {now.weights}).",
             "Put the weights back that it was trained on, in any folder or number of files.",
         )
     return ""

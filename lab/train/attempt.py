@@ -137,7 +137,7 @@ class Attempt:
             self.summary = dataclasses.replace(self.summary, probe=probe)
         self.commands.interrupting = NEVER
         self.telemetry.enter_phase("saving")
-        facts = self.data.facts() | used | {"base": self.base}
+        facts = self.data.facts() | used | {"base": self.base.to_json()}
         proving = artifact.proving(self.run, self.source, self.data, self.telemetry.warn)
         artifact_bytes = artifact.save(
             self.run, model, self.tokenizer, self.method, self.spec, facts, proving

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from lab import paths
 from lab.atomic_files import read_object
 from lab.models import catalog, moved_base, weights_hash
 from lab.models.catalog import ModelSource
+from lab.models.weights_hash import WeightsIdentity
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.train.telemetry import Telemetry
@@ -27,7 +27,7 @@ def identify_base(
     telemetry: Telemetry,
     check_commands: Callable[[], None],
     init_from_run: str,
-) -> dict[str, Any]:
+) -> WeightsIdentity:
     """What the base is, read before it is loaded; what the first attempt finds becomes an event.
 
     Raises LabError if it is not the one of earlier attempts, or of the run `init_from_run` (empty
@@ -46,7 +46,7 @@ def identify_base(
     else:
         if record_reader.last_event(run, "data"):  # of an attempt of an earlier version
             telemetry.warn(weights_hash.check(None, base, run.id))
-        telemetry.event(weights_hash.EVENT, **base)
+        telemetry.event(weights_hash.EVENT, **base.to_json())
     if init_from_run:
         begun_with = paths.run_dir(init_from_run.removeprefix("run:"))
         receipt = read_object(begun_with.artifact / "receipt.json") or {}

@@ -53,7 +53,7 @@ def prompts() -> list[str]:
 def answers_file(source: ModelSource, tokenizer: Any) -> Path:
     """Where the answers of this base under this template are kept."""
     parts = [
-        weights_hash.identify(source)["weights"],
+        weights_hash.identify(source).weights,
         tokenizer.chat_template,
         prompts(),
         MAX_NEW_TOKENS,

@@ -28,11 +28,13 @@ def free_button(key: str) -> None:
 
 def idle_time() -> str:
     """When the chat ends by itself, in a sentence; empty where that is not known."""
-    left = client.health().get("ends_in_s")
+    health = client.health()
+    left = health.ends_in_s if health is not None else None
     return f"Unused, it ends in {formatting.duration(left)}." if left and left > 0 else ""
 
 
 def _unload() -> None:
-    if client.health().get("is_busy"):
+    health = client.health()
+    if health is not None and health.is_busy:
         raise LabError("An answer is being generated.", "Stop it first.")
     client.end()

@@ -120,13 +120,13 @@ def summary(values: dict[str, Any]) -> str:
 def _memory() -> None:
     """Which models are in memory, and the way to free it."""
     health = client.health()
-    if not health:
+    if health is None:
         st.caption("No model is in memory. The first question loads them.")
         return
-    loaded, sizes = health["loaded"], health["bytes"]
-    count = "1 model" if len(loaded) == 1 else f"{len(loaded)} models"
+    sizes = health.bytes
+    count = "1 model" if len(health.loaded) == 1 else f"{len(health.loaded)} models"
     used = f", {formatting.size(sum(sizes.values()))}" if sizes else ""
-    ends = health.get("ends_in_s")
+    ends = health.ends_in_s
     idle = f" They are unloaded in {formatting.duration(ends)}." if ends and ends > 0 else ""
     st.caption(f"{count} in memory{used}.{idle}")
     for name, size in sizes.items():

@@ -82,6 +82,18 @@ def test_without_the_token_nothing_is_answered(
     assert request(chat_home, "GET", "/health")[0] == 200, "it still runs, and knows its owner"
 
 
+def test_a_page_hears_what_the_process_holds(
+    chat_home: Path, lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.health() is None, "Of another home, where no chat process runs."
+    monkeypatch.setenv("LAB_HOME", str(chat_home))
+    health = client.health()
+    assert health is not None and health.loaded == () and not health.is_busy
+    assert health.ends_in_s is not None and health.ends_in_s > 0, "It would end by itself."
+    keys = ["ok", "loaded", "bytes", "is_busy", "ends_in_s"]
+    assert list(request(chat_home, "GET", "/health")[1]) == keys
+
+
 DEEP = 5000
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from lab import paths
@@ -33,8 +31,10 @@ def test_the_monitor_of_a_waiting_run_says_why_and_frees_it(
     monkeypatch.setattr("lab.runs.supervisor_start.ensure", lambda: None)
     monkeypatch.setattr("lab.runs.supervisor_start.ensure_if_waiting", lambda: None)
     ended: list[bool] = []
-    health: dict[str, Any] = {"is_busy": True, "ends_in_s": 600.0}
-    monkeypatch.setattr(client, "health", lambda: health)
+    busy = [True]
+    monkeypatch.setattr(
+        client, "health", lambda: client.ChatHealth(is_busy=busy[0], ends_in_s=600.0)
+    )
     monkeypatch.setattr(client, "end", lambda: ended.append(True))
     at = open_page("monitor", run=run.id)
     assert chat_memory.HOLDS in words(at).replace("\\", "")
@@ -42,7 +42,7 @@ def test_the_monitor_of_a_waiting_run_says_why_and_frees_it(
     assert "Unused, it ends in 10 min" in button.proto.help
     button.click().run()
     assert ended == [] and "An answer is being generated" in words(at), "It is not cut off."
-    health["is_busy"] = False
+    busy[0] = False
     at.button(key="monitor.free").click().run()
     assert ended == [True]
     write_json(state, {"waiting": {run.id: "Waiting for another run to end."}})

@@ -460,7 +460,7 @@ def test_what_is_in_memory_is_told_model_by_model_and_together(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"base:org/a": 1_000_000_000, "base:org/b": 500_000_000}
-    health = {"loaded": list(sizes), "bytes": sizes, "ends_in_s": 90.0}
+    health = client.ChatHealth(loaded=tuple(sizes), bytes=sizes, ends_in_s=90.0)
     monkeypatch.setattr(client, "health", lambda: health)
     monkeypatch.setattr(chat_settings.chat_memory_panel, "free_button", lambda key: None)
     chat_settings._memory()
