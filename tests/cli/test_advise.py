@@ -68,7 +68,7 @@ def test_costs_and_claims(lab_json: LabJson, capsys: pytest.CaptureFixture[str])
     }  # fmt: skip
     assert {row["claim"] for row in bill["printed"]} >= {"A6", "A7", "B11", "C16", "C17", "C18"}
     listed = lab_json("claims")["claims"]
-    assert len(listed) == 58
+    assert len(listed) == 62
     assert all(set(row) == {"id", "says", "value", "how", "verdict"} for row in listed)
     assert all(row["value"] and row["verdict"] for row in listed)
     assert cli.main(["claims", "C18"]) == 0

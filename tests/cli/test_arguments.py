@@ -254,14 +254,21 @@ def test_chat_takes_its_settings(monkeypatch: pytest.MonkeyPatch, tiny_model: Pa
 def test_answers_stand_above_what_was_the_same_for_all(
     capsys: pytest.CaptureFixture[str], questions: tuple[str, str], says: str, not_says: str
 ) -> None:
+    from lab.chat.answers import AnswerReceipt, ModelAnswer
     from lab.cli import chat
 
     answers = []
     for name, question in zip(("base:a", "run:b"), questions, strict=True):
-        receipt = {"question_hash": question, "template_hash": question, "prompt_hash": "p1",
-                   "system_prompt": "", "seed": 7, "dtype": "float32"}  # fmt: skip
-        answers.append({"model": name, "text": f"I am {name}.", "receipt": receipt,
-                        "token_ids": [1, 2], "seconds": 1.25, "finish": "stop"})  # fmt: skip
+        receipt = AnswerReceipt(
+            question_hash=question, template_hash=question, prompt_hash="p1", seed=7,
+            dtype="float32",
+        )  # fmt: skip
+        answers.append(
+            ModelAnswer(
+                model=name, text=f"I am {name}.", receipt=receipt, token_ids=[1, 2], seconds=1.25,
+                finish="stop",
+            )
+        )  # fmt: skip
     chat.show("Who?", answers)
     shown = capsys.readouterr().out
     assert says in shown and not_says not in shown

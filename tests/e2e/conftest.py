@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lab import access
 from lab.paths import ROOT
+from lab.runs import queue
 from tests.conftest import end_workers
 from tests.e2e import browser as chromium
 
@@ -118,13 +119,19 @@ def running_server(
 
 
 @pytest.fixture
-def lab_home(running_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The server's home, which holds nothing yet; processes that a story leaves are killed."""
+def lab_home(
+    running_server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """The server's home, which holds nothing yet; processes that a story leaves are killed.
+
+    The first story alone keeps a warm worker: each costs seconds of imports, and after a run the
+    next one is begun, which nobody waits for."""
     home = running_server.home
     monkeypatch.setenv("LAB_HOME", str(home))
     monkeypatch.setenv("LAB_MODELS", str(running_server.models))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     access.current.cache_clear()
+    queue.change(spare="quick_start" in request.node.name)
     yield home
     end_workers(home)
     end_chat(home)

@@ -165,7 +165,11 @@ def pick_folder(page: Page, folder: Path) -> None:
     expect(dialog.locator("[data-testid=stDataFrame]")).to_be_visible()
     settled(page)  # a click on what is just drawn anew is lost
     dialog.get_by_text("Hub", exact=True).click()
-    dialog.get_by_placeholder("Name, organisation or Hub ID").fill("qwen")
+    search = dialog.get_by_placeholder("Name, organisation or Hub ID")
+    expect(search).to_be_visible()
+    settled(page)
+    search.fill("qwen")
+    search.press("Enter")
     expect(dialog.get_by_text("HF_HUB_OFFLINE is set")).to_be_visible()
     dialog.get_by_text("Folder", exact=True).click()
     settled(page)
