@@ -484,9 +484,9 @@ def test_a_model_for_which_there_is_no_memory_is_not_loaded(
 def answered(names: list[str]) -> Chat:
     """A turn in which the base has answered, and which nobody works at."""
     chat = conversations.create(names[:1])
-    with conversations.change(chat.id) as kept:
+    with conversations.change(chat.id) as stored:
         answer = Answer(text="x", finish="stop", token_ids=[5, 6])
-        kept.turns.append(Turn("Hi", {names[0]: answer}, SETTINGS))
+        stored.turns.append(Turn("Hi", {names[0]: answer}, SETTINGS))
     return chat
 
 
@@ -533,8 +533,8 @@ def test_an_answer_that_ends_while_somebody_looks_is_not_called_interrupted(
 ) -> None:
     name = names[0]
     chat = conversations.create([name])
-    with conversations.change(chat.id) as kept:
-        kept.turns.append(Turn("Hi", {name: Answer(phase="answering", text="who")}))
+    with conversations.change(chat.id) as stored:
+        stored.turns.append(Turn("Hi", {name: Answer(phase="answering", text="who")}))
     whole = Answer(text="whole", finish="stop")
     board.active[chat.id, 0] = PendingTurn(chat.id, 0, GenerationSettings(), {name: whole})
     read = conversations.read
@@ -552,8 +552,8 @@ def test_an_answer_that_was_stopped_before_it_began_loads_nothing(
     board: Board, names: list[str]
 ) -> None:
     chat = conversations.create(names[:2])
-    with conversations.change(chat.id) as kept:
-        kept.turns.append(Turn("Hi", {name: Answer() for name in names[:2]}))
+    with conversations.change(chat.id) as stored:
+        stored.turns.append(Turn("Hi", {name: Answer() for name in names[:2]}))
     job = PendingTurn(
         chat.id, 0, GenerationSettings(), {name: Answer() for name in names[:2]},
         {name: threading.Event() for name in names[:2]},

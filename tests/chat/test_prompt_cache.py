@@ -208,7 +208,7 @@ def test_behind_virtual_tokens_no_prompt_is_kept(variants: list[Any], tokenizer:
     ask = [{"role": "user", "content": "Hi"}]
     named = chat_models.ModelRef("base:x", "x")
     for virtual, keeps in ((0, True), (4, False)):
-        kept = KeptPrompts()
-        loaded = chat_models.LoadedModel(variants[0], tokenizer, virtual=virtual, prompts=kept)
+        memory = KeptPrompts()
+        loaded = chat_models.LoadedModel(variants[0], tokenizer, virtual=virtual, prompts=memory)
         prompts = generate.prepare(loaded, named, ask, SETTINGS).decoding.prompts
-        assert prompts is (kept if keeps else None), "its blocks would begin elsewhere"
+        assert prompts is (memory if keeps else None), "its blocks would begin elsewhere"

@@ -196,8 +196,8 @@ class _Text(TextStreamer):
         if starts:
             self.pending = self.pending[: min(starts)]
         is_whole = self.is_cut or stream_end or not strings
-        held = 0 if is_whole else max(map(len, strings)) - 1  # may begin a stop string
-        certain = self.pending[: max(0, len(self.pending) - held)]
+        held_back = 0 if is_whole else max(map(len, strings)) - 1  # may begin a stop string
+        certain = self.pending[: max(0, len(self.pending) - held_back)]
         self.pending = self.pending[len(certain) :]
         if certain:
             self.decoding.on_text(certain)
