@@ -148,6 +148,8 @@ def delete(run: RunDir) -> list[str]:
         now = status(run)
     if now.is_active:
         raise LabError(f"{run.id} is {now.state}.", f"Stop it first: python -m lab stop {run.id}")
+    if queue.is_claimed(run) and supervisor_start.is_running():
+        raise LabError(f"{run.id} is being started.", "Wait a moment, then stop it first.")
     trackers = tracker_records.trackers_of(run)
     aside = run.path.with_name(f".tmp-deleted-{run.id}")
     os.rename(run.path, aside)  # gone at once for everybody, however long removing takes

@@ -92,7 +92,8 @@ class AccessReceiver:
                 connection, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            with contextlib.suppress(OSError, ValueError), connection:
+            # whatever comes, the next message is heard
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError), connection:
                 connection.settimeout(ANSWER_S)
                 value: Any = json.loads(_line(connection))
                 with self._lock:

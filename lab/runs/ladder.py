@@ -80,7 +80,13 @@ def settle(run: RunDir) -> bool:
     """Give a run that was taken out of the queue its rate. False if it has ended instead: the best
     rate is the default, or no probe has a loss."""
     ladder = ladder_of(run)
-    if ladder is None or choice_of(run) is not None:
+    if ladder is None:
+        return True
+    if choice_of(run) is not None:
+        # the supervisor that chose was killed before it said so; who resumes it wants it trained
+        if is_needless(run) and not run.attempts.exists():
+            _end_needless(run)
+            return False
         return True
     losses = {
         run_id: loss for run_id in ladder.probes if (loss := final_loss_of(run_id)) is not None
@@ -100,7 +106,7 @@ def settle(run: RunDir) -> bool:
     write_json(run.ladder_choice, {"v": 1, **asdict(LadderChoice(rate, losses))})
     if rate != ladder.default_rate:
         return True
-    _end(run, "cancelled", "Not needed: the best rate is the one that the race trains anyway.", "")
+    _end_needless(run)
     return False
 
 
@@ -115,6 +121,10 @@ def final_loss_of(run_id: str) -> float | None:
     evals = [e for e in record_reader.metrics(run, "eval") if e.get("of") != "base"]
     loss = finite_number(evals[-1].get("eval/loss")) if evals else None
     return None if loss is None else float(loss)
+
+
+def _end_needless(run: RunDir) -> None:
+    _end(run, "cancelled", "Not needed: the best rate is the one that the race trains anyway.", "")
 
 
 def _end(run: RunDir, state: str, message: str, hint: str) -> None:

@@ -131,11 +131,15 @@ def claim(run: RunDir) -> bool:
     return True
 
 
+def is_claimed(run: RunDir) -> bool:
+    """Whether a supervisor took the run out of the line to start it, and has not started it."""
+    return run.claim.exists() and not run.process.exists() and not run.result.exists()
+
+
 def recover() -> None:
     """Called by a new supervisor, which holds the lock: nobody else can have a claim."""
-    for run in paths.all_runs():
-        if run.claim.exists() and not run.process.exists() and not run.result.exists():
-            os.rename(run.claim, run.queue)
+    for run in filter(is_claimed, paths.all_runs()):
+        os.rename(run.claim, run.queue)
 
 
 def withdraw(run: RunDir) -> bool:

@@ -29,12 +29,13 @@ def ensure() -> None:
 
 
 def ensure_if_waiting() -> None:
-    """Called by whoever looks: if runs wait and nobody starts them, or a worker was told to end and
-    nobody sees to it, start a supervisor."""
+    """Called by whoever looks: if runs wait and nobody starts them, one was about to be started
+    when the supervisor was killed, or a worker was told to end and nobody sees to it, start a
+    supervisor."""
     if is_running():
         return
     if (queue.waiting_runs() and not queue.settings().paused) or any(
-        map(_is_ending, paths.all_runs())
+        queue.is_claimed(run) or _is_ending(run) for run in paths.all_runs()
     ):
         ensure()
 

@@ -116,6 +116,11 @@ def test_a_receipt_gives_the_same_tokens_again(
     repetition = repeat.repeat(receipt)
     assert repetition.differences == [], "An older receipt did not name them."
     assert repetition.answer.receipt.base_weights == base_weights
+    last = record["token_ids"].pop()
+    receipt.write_text(json.dumps(record))
+    repetition = repeat.repeat(receipt)
+    assert not repetition.is_same and repetition.first_difference == len(record["token_ids"])
+    record["token_ids"].append(last)
     record["settings"]["seed"] = 12
     record["receipt"] |= dict.fromkeys(set(repeat.COMPARED) - {"base"}, "another")
     receipt.write_text(json.dumps(record))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from lab.atomic_files import sha256_of
-from lab.chat import client, conversations, examples, repeat
+from lab.atomic_files import read_object, sha256_of, write_json
+from lab.chat import client, conversations, downloads, examples, repeat
 from lab.chat import models as chat_models
 from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat, Turn
+from lab.chat.engine import loaded_models, scoring
 from lab.chat.engine.board import Board, PendingTurn
 from lab.chat.engine.loaded_models import LoadedModels
 from lab.chat.models import PromptTerms
@@ -254,6 +256,7 @@ def test_the_context_ends_what_did_not_end_before(finish: str, tokens: int, end:
     settings = GenerationSettings()
     PendingTurn("", 0, settings, {"base:x": answer}, pending={"base:x": pending}).update()
     assert answer.finish == end
+    assert (answer.seconds_to_first_token, answer.seconds) == (0.5, 1.0)
 
 
 def test_what_one_model_fails_at_is_its_answer(
@@ -314,11 +317,18 @@ def test_variants_cost_their_own_bytes_and_the_least_recent_one_goes(names: list
     assert sizes[names[2]] < 0.1 * own < sizes[names[1]], "An adapter shares the base's tensors."
     words = [loaded.models[name].tokenizer.backend_tokenizer for name in names]
     assert words[1] is words[0] and words[2] is words[0], "One vocabulary is in memory once."
+    full_model = loaded.models[names[1]]
+    loaded.models[names[1]] = loaded.models[names[2]]
+    assert loaded.bytes_of()[names[1]] == sizes[names[2]], "Another model under the same name."
+    loaded.models[names[1]] = full_model
+    del full_model
+    models = [weakref.ref(loaded.models[name].model) for name in names]
     loaded.budget_bytes = sizes[names[0]] + sizes[names[2]]
     loaded.get(base)
     assert list(loaded.models) == [names[2], names[0]], "The full model was used least recently."
+    assert models[1]() is None, "Its memory is free at once, though modules refer to themselves."
     loaded.unload()
-    assert loaded.bytes() == 0
+    assert loaded.bytes() == 0 and not any(model() for model in models)
 
 
 def test_a_vocabulary_with_further_tokens_stays_apart(
@@ -364,6 +374,30 @@ def test_a_deleted_conversation_stays_deleted(board: Board, names: list[str]) ->
     assert conversations.all_conversations() == []
 
 
+def test_the_process_does_not_look_idle_at_the_end_of_a_long_answer(
+    board: Board, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, idle_s, saved = board.models, list[float](), list[bool]()
+
+    class Active(dict[Any, Any]):
+        def pop(self, *key: Any) -> Any:
+            saved.append(conversations.read(key[0][0]).turns[0].is_over)
+            idle_s.append(time.monotonic() - models.last_used)
+            return super().pop(*key)
+
+    def answer_for_an_hour(job: PendingTurn) -> None:
+        models.last_used = time.monotonic() - 3600
+        for answer in job.answers.values():
+            answer.finish = "stop"
+
+    monkeypatch.setattr(board, "active", Active())
+    monkeypatch.setattr(board, "_answer", answer_for_an_hour)
+    board.ask(conversations.create(names[:1]).id, "Hi", SHORT, names[:1])
+    until(lambda: idle_s)
+    assert idle_s[0] < 60, "whoever sees that nothing is answered may end the process"
+    assert saved == [True], "an answer that is not over and that nobody makes is interrupted"
+
+
 def test_text_is_read_while_it_is_decoded(names: list[str], board: Board) -> None:
     """Looks from several threads at once do no harm."""
     conversation = conversations.create(names)
@@ -388,7 +422,7 @@ def test_an_answer_is_measured_under_every_model_of_its_turn(
     board: Board, names: list[str]
 ) -> None:
     conversation = conversations.create(names)
-    board.ask(conversation.id, "Hi", SHORT, names)
+    board.ask(conversation.id, "Hi", SHORT | {"system_prompt": "Be odd."}, names)
     answers = until_over(board, conversation.id).turns[0].answers
     until(lambda: not board.is_busy())
     writer = names[2]
@@ -431,7 +465,6 @@ def test_an_answer_is_measured_under_models_of_its_own_base_alone(
 def test_a_model_for_which_there_is_no_memory_is_not_loaded(
     board: Board, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.chat.engine import loaded_models
     from lab.runs import index
 
     run = chat_models.parse(names[2]).run
@@ -448,3 +481,151 @@ def test_a_model_for_which_there_is_no_memory_is_not_loaded(
     with pytest.raises(LabError, match="uses the memory"):
         board.models.get(chat_models.parse(full))
     assert names[2] not in board.models.models, "What is idle makes room."
+
+
+@pytest.fixture
+def answered(names: list[str]) -> Chat:
+    """A turn in which the base has answered, and which nobody works at."""
+    chat = conversations.create(names[:1])
+    with conversations.change(chat.id) as stored:
+        answer = Answer(text="x", finish="stop", token_ids=[5, 6])
+        stored.turns.append(Turn("Hi", {names[0]: answer}, SETTINGS))
+    return chat
+
+
+def test_a_measurement_is_not_kept_with_an_answer_that_was_made_anew_meanwhile(
+    board: Board, names: list[str], answered: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any) -> list[float]:
+        with conversations.change(answered.id) as chat:
+            chat.turns[0].answers[names[0]] = Answer(text="new", finish="stop", token_ids=[7])
+        return [-1.0, -2.0]
+
+    monkeypatch.setattr(scoring, "log_probabilities", measure)
+    assert board.score(answered.id, 0, names[0]) == {names[0]: [-1.0, -2.0]}
+    [answer] = conversations.read(answered.id).turns[0].answers.values()
+    assert answer.text == "new" and answer.scores == {}, "They are of other tokens."
+
+
+def test_a_measurement_that_fails_gives_the_turn_back(
+    board: Board, names: list[str], answered: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "log_probabilities", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        board.score(answered.id, 0, names[0])
+    assert not board.models.turn.locked(), "Nobody would be answered any more."
+
+
+def test_tokens_that_a_model_does_not_have_are_not_measured(
+    names: list[str], answered: Chat
+) -> None:
+    loaded = LoadedModels().get(chat_models.parse(names[0]))
+    rows = loaded.model.get_input_embeddings().weight.shape[0]
+    messages, settings = answered_messages(answered, names[0]), GenerationSettings()
+    assert len(scoring.log_probabilities(loaded, messages, settings, [rows - 1])) == 1
+    with pytest.raises(LabError, match="does not know"):
+        scoring.log_probabilities(loaded, messages, settings, [rows])
+
+
+def answered_messages(chat: Chat, name: str) -> list[dict[str, str]]:
+    return conversations.read(chat.id).messages(name, 0)
+
+
+def test_an_answer_that_ends_while_somebody_looks_is_not_called_interrupted(
+    board: Board, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = names[0]
+    chat = conversations.create([name])
+    with conversations.change(chat.id) as stored:
+        stored.turns.append(Turn("Hi", {name: Answer(phase="answering", text="who")}))
+    whole = Answer(text="whole", finish="stop")
+    board.active[chat.id, 0] = PendingTurn(chat.id, 0, GenerationSettings(), {name: whole})
+    read = conversations.read
+
+    def read_and_end(conversation_id: str) -> Chat:
+        seen = read(conversation_id)
+        board.active.pop((conversation_id, 0))
+        return seen
+
+    monkeypatch.setattr(conversations, "read", read_and_end)
+    assert board.view(chat.id).turns[0].answers[name] == whole
+
+
+def test_an_answer_that_was_stopped_before_it_began_loads_nothing(
+    board: Board, names: list[str]
+) -> None:
+    chat = conversations.create(names[:2])
+    with conversations.change(chat.id) as stored:
+        stored.turns.append(Turn("Hi", {name: Answer() for name in names[:2]}))
+    job = PendingTurn(
+        chat.id, 0, GenerationSettings(), {name: Answer() for name in names[:2]},
+        {name: threading.Event() for name in names[:2]},
+    )  # fmt: skip
+    for event in job.stops.values():
+        event.set()
+    board._answer(job)
+    assert {answer.finish for answer in job.answers.values()} == {"stopped"}
+    assert not board.models.models, "Loading takes long, and nobody waits for it."
+
+
+def test_no_model_of_a_question_is_put_away_for_another_one_of_it(
+    names: list[str], lab_home: Path
+) -> None:
+    board = Board(LoadedModels(budget_bytes=0))
+    chat = conversations.create(names)
+    for _ in range(2):
+        board.ask(chat.id, "Hi", SETTINGS | {"max_tokens": 1}, names)
+        until_over(board, chat.id)
+    until(lambda: not board.is_busy())
+    assert set(board.models.models) == set(names), "All are needed for the next question, too."
+
+
+def test_what_cannot_be_downloaded_is_the_answer_of_its_model_alone(
+    board: Board, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(named: chat_models.ModelRef, is_gone: Any) -> Iterator[str]:
+        yield "downloading"
+        if named.name == names[2]:
+            raise LabError("The Hub is gone.")
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    chat = conversations.create(names)
+    board.ask(chat.id, "Hi", SHORT, names)
+    answers = until_over(board, chat.id).turns[0].answers
+    assert answers[names[2]].finish == "failed" and answers[names[2]].error == "The Hub is gone."
+    assert all(answers[name].token_ids for name in names[:2])
+
+
+def test_a_template_is_read_again_when_its_run_has_another_result(
+    names: list[str], trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    own = chat_models.prompt_terms
+
+    def count(named: chat_models.ModelRef) -> PromptTerms:
+        read.append(named.name)
+        return own(named)
+
+    monkeypatch.setattr(chat_models, "prompt_terms", count)
+    models, named = LoadedModels(), chat_models.parse(names[2])
+    ask = [{"role": "user", "content": "Hi"}]
+    for _ in range(2):
+        models.check_length(named, ask, GenerationSettings())
+    assert read == [names[2]], "once for each state of the files"
+    receipt = trained[1].artifact / "receipt.json"
+    write_json(receipt, (read_object(receipt) or {}) | {"seed": 99})
+    models.check_length(named, ask, GenerationSettings())
+    assert read == [names[2]] * 2
+
+
+def test_the_budget_counts_what_is_loaded_as_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded_models, "_free_bytes", lambda: 400)
+    assert loaded_models._budget(600) == 1000 * loaded_models.BUDGET_SHARE
+
+
+def test_a_conversation_has_its_most_turns_and_no_more(
+    board: Board, names: list[str], answered: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MAX_TURNS", 1)
+    with pytest.raises(LabError, match="has 1 turns, the most there may be"):
+        board.ask(answered.id, "And?", SHORT, names[:1])

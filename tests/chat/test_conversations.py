@@ -155,3 +155,9 @@ def test_a_title_is_one_line_and_short(lab_home: Path) -> None:
     assert conversations.read(chat.id).name == "My chat"
     with pytest.raises(LabError, match="81 characters"):
         conversations.rename(chat.id, "x" * 81)
+
+
+def test_an_answer_of_another_turn_that_nobody_makes_is_interrupted(lab_home: Path) -> None:
+    chat = chat_with(Answer(), Answer())
+    chat.interrupt(but=frozenset({(1, A)}))
+    assert [turn.answers[A].finish for turn in chat.turns] == ["interrupted", ""]

@@ -181,6 +181,17 @@ def test_an_answer_ends_before_its_stop_string(base: Any, tokenizer: Any) -> Non
         assert len(answer.token_ids) < 60
 
 
+def test_beside_a_stop_string_of_one_character_the_text_comes_as_without(
+    base: Any, tokenizer: Any
+) -> None:
+    pieces: dict[tuple[str, ...], list[str]] = {(): [], ("\0",): []}
+    for stop, shown in pieces.items():
+        answer = decoding(base, tokenizer, replace(SAMPLED, stop=stop), on_text=shown.append)
+        together.run_together([answer.run])
+        assert "".join(shown) == answer.text
+    assert pieces["\0",] == pieces[()] and len(pieces[()]) > 1, "nothing is held back to the end"
+
+
 def test_of_two_stop_strings_in_one_token_the_first_in_the_text_ends_the_answer() -> None:
     spelled = SimpleNamespace(decode=lambda ids, **_: "yes one two")
     answer = decoding(None, spelled, replace(SAMPLED, stop=("two", "one")))
@@ -201,3 +212,29 @@ def test_an_adapter_answers_beside_its_base_as_alone(
     alone = [generate.answer(chat_models.load(name), name, chat, settings) for name in names]
     beside = side_by_side.answer_all(names, chat, settings)
     assert [answer.token_ids for answer in beside] == [answer.token_ids for answer in alone]
+
+
+def test_a_stop_string_of_many_bytes_is_found_though_each_token_is_one() -> None:
+    spelled = SimpleNamespace(decode=lambda ids, **_: bytes(ids).decode(errors="ignore"))
+    answer = decoding(None, spelled, replace(SAMPLED, stop=("🐦🐦🐦",)))
+    for byte in "Look: 🐦🐦🐦".encode():
+        answer.add(byte)
+    assert answer.finish == "stop" and answer.text == "Look: "
+
+
+def test_what_was_held_back_is_shown_where_a_model_fails(tokenizer: Any) -> None:
+    class Failing:
+        def generate(self, streamer: Any, **_: Any) -> None:
+            for tokens in (
+                PROMPT,
+                *map(torch.tensor, tokenizer("one two three four")["input_ids"]),
+            ):
+                streamer.put(tokens.reshape(-1))
+            raise MemoryError
+
+    pieces: list[str] = []
+    how = replace(SAMPLED, stop=("never said in this text",))
+    answer = decoding(Failing(), tokenizer, how, on_text=pieces.append)
+    answer.run()
+    assert isinstance(answer.error, MemoryError)
+    assert "".join(pieces) == answer.text == "one two three four"

@@ -191,3 +191,24 @@ def test_what_is_kept_counts_in_the_budget_and_goes_first(trained: list[RunDir])
     models.budget_bytes = models.bytes() - 1
     models.get(chat_models.parse(f"base:{named.base}"))
     assert loaded.prompts.prompts == [] and named.name in models.models, "The model stays."
+
+
+def test_a_stop_leaves_the_rest_of_a_long_prompt_unread(variants: list[Any]) -> None:
+    looks: list[int] = []
+
+    def is_over() -> bool:
+        looks.append(1)
+        return len(looks) > 2
+
+    read = prompt_cache.read(variants[0], prompt(9 * BLOCK), KeptPrompts(), is_over)
+    assert read is not None and read.tokens == read.cache.get_seq_length() == 2 * BLOCK
+
+
+def test_behind_virtual_tokens_no_prompt_is_kept(variants: list[Any], tokenizer: Any) -> None:
+    ask = [{"role": "user", "content": "Hi"}]
+    named = chat_models.ModelRef("base:x", "x")
+    for virtual, keeps in ((0, True), (4, False)):
+        memory = KeptPrompts()
+        loaded = chat_models.LoadedModel(variants[0], tokenizer, virtual=virtual, prompts=memory)
+        prompts = generate.prepare(loaded, named, ask, SETTINGS).decoding.prompts
+        assert prompts is (memory if keeps else None), "its blocks would begin elsewhere"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
+import os
 import signal
 import stat
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +18,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from lab import process
-from lab.atomic_files import read_object
-from lab.chat import client, requests, server
+from lab.atomic_files import read_object, write_json
+from lab.chat import client, completions, requests, server
+from lab.chat.engine.loaded_models import LoadedModels
 from lab.errors import LabError
 from tests.conftest import SHARED_MODELS
 
@@ -215,3 +221,102 @@ def test_a_body_without_an_end_is_not_kept() -> None:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(asyncio.run, server.read_body(coming)).result()
     assert refused.value.status == 413 and len(blocks) == 1 + requests.MAX_BODY_BYTES // 1_000_000
+
+
+def asgi(app: Any, path: str, *headers: tuple[str, str]) -> None:
+    """One request to `app`, whose reply is dropped."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        pass
+
+    encoded = [(name.encode(), value.encode()) for name, value in headers]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": encoded}
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, app(scope, receive, send)).result()
+
+
+def test_a_token_for_the_hub_is_taken_from_the_owner_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adopted: list[str] = []
+    monkeypatch.setattr(server.credentials, "adopt_header", adopted.append)
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    gate = server.TokenGate(answer, "the key")
+    for shown in ("another", "", "the key"):
+        access = (server.credentials.HEADER.lower(), f"of {shown}")
+        asgi(gate, "/health", ("authorization", f"Bearer {shown}"), access)
+    assert adopted == ["of the key"]
+
+
+def test_memory_is_freed_between_answers_and_never_in_one() -> None:
+    models = LoadedModels()
+    app = server.application("the key", models=models, ends_when_idle=False)
+    with TestClient(app, headers={"Authorization": "Bearer the key"}) as page:
+        with models.turn:
+            reply = page.post("/unload")
+            assert reply.status_code == 409 and "Stop it first" in reply.text
+        for _ in range(2):
+            assert page.post("/unload").status_code == 200
+        assert not models.turn.locked(), "the next question gets its turn"
+
+
+@pytest.mark.parametrize("last", ["a question in the line", "an answer", "a look at a length"])
+def test_a_process_at_work_does_not_end_however_long_it_takes(
+    last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, models = threading.Event(), LoadedModels()
+    board: Any = SimpleNamespace(is_busy=lambda: last == "a question in the line")
+    monkeypatch.setattr(server, "IDLE_S", 0.02)
+    monkeypatch.setattr(server.os, "_exit", lambda code: ended.set())
+    locks = {"an answer": models.turn, "a look at a length": models.measuring}
+    with locks.get(last, contextlib.nullcontext()):
+        server._end_when_idle(models, board)
+        assert not ended.wait(0.3), "it is of use"
+        last = ""
+    assert ended.wait(20), "then it ends"
+
+
+def test_an_answer_that_is_not_streamed_ends_when_its_client_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    was_told: list[bool] = []
+
+    def events(models: Any, body: Any, gone: threading.Event) -> Iterator[dict[str, Any]]:
+        was_told.append(gone.wait(5))
+        receipt = {"prompt_tokens": 1}
+        yield {"answer": {"text": "", "finish": "stopped", "token_ids": [], "receipt": receipt}}
+
+    async def is_disconnected() -> bool:
+        return True
+
+    monkeypatch.setattr(completions, "_events", events)
+    monkeypatch.setattr(completions, "QUIET_S", 0.05)
+    client_is_gone: Any = SimpleNamespace(is_disconnected=is_disconnected)
+    answer = completions.complete(LoadedModels(), {"model": MODEL}, client_is_gone)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, answer).result()
+    assert was_told == [True], "nobody reads the rest"
+
+
+def test_two_pages_at_once_start_one_process(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def start() -> dict[str, Any]:
+        started.append(1)
+        time.sleep(0.3)  # as long as it takes to come up
+        record = (process.identity(os.getpid()) or {}) | {"port": 1, "token": "x"}
+        write_json(client.folder() / "process.json", record)
+        return record
+
+    monkeypatch.setattr(client, "_start", start)
+    with ThreadPoolExecutor(2) as pages:
+        ports = [reply.result()["port"] for reply in [pages.submit(client.ensure) for _ in "ab"]]
+    assert ports == [1, 1] and started == [1]

@@ -3,6 +3,7 @@ reaches the worker that needs it and nobody else, no other name is asked for."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,6 +74,23 @@ def test_a_set_of_the_hub_needs_the_token_too(
     assert not hub_access.is_needed(run), "nothing of it is on the Hub"
     write_json(run.spec, local | {"data": local["data"] | {name: "org/set:en@test"}})  # type: ignore[operator]
     assert hub_access.is_needed(run)
+
+
+def test_what_is_no_message_does_not_keep_a_token_from_its_worker(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_access, "ANSWER_S", 2.0)
+    receiver = hub_access.AccessReceiver()
+    for sent in (b"[]\n", b"{}\n", b"null\n", b"x\n", b""):
+        with socket.socket(socket.AF_UNIX) as connection, hub_access._address() as address:
+            connection.connect(address)
+            connection.sendall(sent)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    run, line = RunDir(lab_home / "runs" / "20261122-101530-lora-aaaa"), credentials.access_line()
+    hub_access.hand_over(run)
+    monkeypatch.delenv("HF_TOKEN")
+    assert receiver.line_for(run) == line != credentials.access_line()
+    receiver.close()
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:

@@ -14,7 +14,7 @@ from lab.checked_run import CheckedRun, read_forecast, read_stats
 from lab.errors import LabError
 from lab.forecasts import DatasetStats, Forecast, MemoryForecast
 from lab.paths import RunDir
-from lab.runs import actions, queue, supervisor_start
+from lab.runs import actions, hub_access, queue, supervisor_start
 from lab.runs.status import status
 from lab.spec import RunSpec
 
@@ -138,6 +138,20 @@ def test_deleting_a_run_takes_all_of_it(run: RunDir) -> None:
     assert [path.name for path in paths.runs().iterdir()] == [other.id]
 
 
+def test_a_run_that_is_just_being_started_is_not_deleted(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions.submit(run)
+    assert queue.claim(run), "The supervisor has taken it, and its worker is not yet written down."
+    monkeypatch.setattr(supervisor_start, "is_running", lambda: True)
+    with pytest.raises(LabError, match="is being started"):
+        actions.delete(run)
+    assert run.spec.exists()
+    monkeypatch.setattr(supervisor_start, "is_running", lambda: False)
+    actions.delete(run)
+    assert paths.all_runs() == [], "Nobody starts it any more."
+
+
 def test_waiting_ends_with_the_run_or_with_patience(run: RunDir) -> None:
     actions.submit(run)
     started = time.monotonic()
@@ -155,3 +169,28 @@ def test_a_disk_that_cannot_be_written_is_said(
     (lab_home / "runs").write_text("a file in the way")
     with pytest.raises(LabError, match="cannot be written"):
         actions.create_run_dir(PLAN)
+
+
+def test_a_run_whose_worker_begins_meanwhile_is_not_deleted(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions.submit(run)
+
+    def too_late(run: RunDir) -> bool:
+        begin(run)
+        return False
+
+    monkeypatch.setattr(queue, "withdraw", too_late)
+    with pytest.raises(LabError, match="Stop it first"):
+        actions.delete(run)
+    assert run.spec.exists()
+
+
+def test_the_token_is_handed_over_before_anybody_can_start_the_run(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[bool] = []
+    monkeypatch.setattr(hub_access, "is_needed", lambda run: True)
+    monkeypatch.setattr(hub_access, "hand_over", lambda run: waits.append(run.queue.exists()))
+    actions.submit(run)
+    assert waits == [False] and queue.waiting_runs() == [run]

@@ -125,3 +125,12 @@ def test_no_damaged_checkpoint_is_ever_taken(trained: list[RunDir], name: str, h
     saved, skipped = checkpoint.latest_valid(run.checkpoints)
     assert saved is not None and saved.step == 4
     assert len(skipped) == 1 and f"{name}.safetensors" in skipped[0]
+
+
+def test_one_checkpoint_is_let_go_and_the_other_stays_pinned(lab_home: Path) -> None:
+    run = RunDir(lab_home / "runs" / "20260101-000000-lora-abcd")
+    for step in (3, 5):
+        (run.checkpoints / f"step-{step}").mkdir(parents=True)
+        checkpoints.pin(run, step)
+    checkpoints.pin(run, 3, keep=False)
+    assert checkpoints.pinned(run) == {5}

@@ -19,7 +19,16 @@ from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import actions, deadlines, index, queue, record_reader, supervisor, supervisor_start
+from lab.runs import (
+    actions,
+    deadlines,
+    escalation,
+    index,
+    queue,
+    record_reader,
+    supervisor,
+    supervisor_start,
+)
 from lab.runs.escalation import Watch
 from lab.runs.heartbeat import Heartbeat
 from lab.runs.status import status
@@ -170,6 +179,7 @@ def test_progress_after_the_warning_takes_it_back() -> None:
     assert watch.due(quiet + 200)[0] == signal.SIGKILL
     watch.look(Heartbeat(time=1, signs=2), quiet + 150)
     assert watch.due(quiet + 200)[0] is None, "it has got on: neither signal"
+    assert watch.due(3 * quiet)[0] == signal.SIGTERM, "and is warned anew before it is killed"
 
 
 def test_the_deadline_follows_the_slowest_recent_step() -> None:
@@ -498,3 +508,43 @@ def test_delete_waits_for_the_end(worker: Any) -> None:
     actions.command(run, "stop")
     with pytest.raises(LabError, match="Stop it first"):
         actions.delete(run)
+
+
+def test_a_long_step_counts_before_its_silence_was_heard() -> None:
+    assert deadlines.patience(Heartbeat(step_s=290.0, slowest_s=2.0)) == 2900.0
+    assert deadlines.patience(Heartbeat(step_s=2.0, slowest_s=300.0)) == 3000.0
+    assert deadlines.patience(Heartbeat(step_s=2.0, slowest_s=2.0)) == deadlines.QUIET_S
+
+
+def test_killed_json_is_there_before_the_signal_and_all_that_the_worker_started_gets_it(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, child = worker()
+    actions.command(run, "kill")
+    signals: list[tuple[int, signal.Signals, bool]] = []
+
+    def send_group(record: dict[str, Any], signum: signal.Signals) -> bool:
+        signals.append((record["pid"], signum, run.killed.exists()))
+        return True
+
+    monkeypatch.setattr(process, "send_group", send_group)
+    supervisor.Supervisor().escalation.look(run)
+    assert signals == [(child.pid, signal.SIGKILL, True)]
+
+
+def test_a_run_that_is_resumed_while_its_forced_end_is_written_keeps_no_result(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, child = worker()
+    actions.command(run, "kill")
+    loop, write = supervisor.Supervisor(), escalation.write_result
+    loop.escalation.look(run)
+    child.wait(timeout=10)
+
+    def resumed_before(run: RunDir, result: Any) -> None:
+        run.killed.unlink()  # a resume puts it away with its attempt
+        write(run, result)
+
+    monkeypatch.setattr(escalation, "write_result", resumed_before)
+    loop.escalation.complete()
+    assert not run.result.exists(), "the new attempt would count as ended"

@@ -141,6 +141,9 @@ def test_an_export_writes_through_no_link(trained: list[RunDir], tmp_path: Path)
     export_import.export(trained[1], target)
     assert zipfile.is_zipfile(target)
     assert victim.read_text() == "untouched", "the export went through another's link"
+    (trained[1].artifact / "notes.txt").symlink_to(victim)
+    again = export_import.export(trained[1], tmp_path / "again.zip")
+    assert "artifact/notes.txt" not in zipfile.ZipFile(again).namelist(), "nor does it read one"
 
 
 def contents(run: RunDir) -> dict[str, bytes]:

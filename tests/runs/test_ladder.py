@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,11 @@ def test_the_default_is_not_trained_twice(make_run: MakeRun) -> None:
     assert not ladder.settle(run)
     now = status(run)
     assert now.state == "cancelled" and "Not needed" in now.message and ladder.is_needless(run)
+    run.result.unlink()  # as if the supervisor had been killed before it wrote it
+    assert not ladder.settle(run) and status(run).state == "cancelled"
+    (run.attempts / "1").mkdir(parents=True)
+    run.result.rename(run.attempts / "1" / "result.json")
+    assert ladder.settle(run), "Who resumes it wants it trained."
 
 
 def test_without_any_probe_the_run_fails_and_says_why(make_run: MakeRun) -> None:
@@ -110,3 +117,22 @@ def test_the_queue_passes_by_what_waits_for_its_probes(
     queue.recover()
     supervisor.Supervisor().tick()
     assert started[-1] == tuned.id and rate_of(tuned) == 1e-3
+
+
+@pytest.mark.parametrize("at", ["spec.json", "ladder.chosen.json"])
+def test_who_is_killed_while_choosing_has_chosen_nothing_else(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    low, high, run = make_run(2.0, "done"), make_run(1.0, "done"), make_run()
+    ladder.write(run, Ladder({low.id: 1e-5, high.id: 1e-3}, 1e-4))
+
+    def killed(path: Path, value: Any) -> None:
+        if path.name == at:
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ladder, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ladder.settle(run)
+    assert ladder.settle(run) and rate_of(run) == 1e-3, "the next supervisor decides the same"

@@ -123,3 +123,11 @@ def test_the_base_is_no_point_of_the_series() -> None:
     unmeasured = Columns()
     unmeasured.add({"kind": "eval", "of": "base", "step": 0})
     assert unmeasured.base is None and unmeasured.length == 0
+
+
+def test_the_last_value_is_that_of_the_last_record() -> None:
+    columns = Columns()
+    columns.add(step(1, late=5.0))
+    columns.add(step(2))
+    assert columns.last("late") is None, "What was said two steps ago is not said now."
+    assert columns.last("a") == 2 / 7 and columns.last("never") is None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +130,20 @@ def test_long_runs_are_kept_as_far_as_there_is_room(
     longest = series.series_of(runs[0])
     assert longest.train.length == 102
     assert series.series_of(runs[0]) is longest, "What is looked at stays, whatever its size."
+
+
+def test_two_who_look_at_once_read_a_line_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, add = RunDir(tmp_path), series.add_lines
+    run.metrics.write_text(lines(1, 5))
+
+    def slowly(data: bytes, kinds: Any) -> None:
+        time.sleep(0.1)
+        add(data, kinds)
+
+    monkeypatch.setattr(series, "add_lines", slowly)
+    shared = series.MetricSeries(run)
+    with ThreadPoolExecutor(3) as pages:
+        list(pages.map(lambda _: shared.refresh(), range(3)))
+    assert shared.train.get("step").tolist() == [1, 2, 3, 4, 5]

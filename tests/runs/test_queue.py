@@ -81,6 +81,26 @@ def test_a_run_is_started_or_withdrawn_never_both(waiting: Callable[..., list[Ru
     assert status(second).state == "deleted"
 
 
+def test_who_looks_sees_to_a_run_that_a_killed_supervisor_was_about_to_start(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = waiting(1)
+    assert queue.claim(run) and queue.waiting_runs() == []
+    ensured: list[str] = []
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: ensured.append(run.id))
+    supervisor_start.ensure_if_waiting()
+    assert ensured == [run.id], "a new supervisor puts it back into the line"
+    process.register(run, os.getpid())
+    supervisor_start.ensure_if_waiting()
+    assert ensured == [run.id], "it was started"
+    queue.recover()
+    assert run.claim.exists(), "and is not put back into the line"
+    run.process.unlink()
+    write_json(run.result, {"state": "cancelled"})
+    queue.recover()
+    assert run.claim.exists(), "nor is one that has ended"
+
+
 def test_what_holds_a_run_back_is_said(
     waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +162,10 @@ def test_a_run_waits_for_memory_that_others_have_yet_to_take(
     assert queue.waiting_runs() == [], "there is room for all three, and the reserve"
 
 
-@pytest.mark.parametrize(("taken", "room"), [(6_000_000_000, ("GPU-b", 7e9)), (0, ("GPU-a", 4e9))])
+@pytest.mark.parametrize(
+    ("taken", "room"),
+    [(9_000_000_000, ("GPU-b", 9e9)), (6_000_000_000, ("GPU-b", 7e9)), (0, ("GPU-a", 4e9))],
+)
 def test_what_a_run_has_taken_of_its_gpu_is_not_counted_twice(
     waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch, taken: int, room: Any
 ) -> None:
@@ -190,6 +213,7 @@ def test_settings_are_checked() -> None:
     with pytest.raises(SpecError, match="at least 1"):
         queue.change(at_once=0)
     assert queue.change(at_once=2).at_once == 2 and queue.settings().at_once == 2
+    assert queue.change(paused=True).at_once == 2, "the other settings stay"
     (queue.folder() / "settings.json").write_text("{garbage")
     assert queue.settings() == queue.QueueSettings()
 
@@ -279,3 +303,75 @@ def test_faults_in_short_form() -> None:
     report = json.loads(done.stdout)
     assert report["kills"] == 2 and report["is_clean"], report
     assert done.returncode == 0
+
+
+def test_a_worker_that_cannot_be_started_is_a_failed_run_and_the_next_one_starts(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = waiting(2)
+
+    def spawn(run: RunDir, *_: Any) -> Any:
+        if run == first:
+            raise OSError(12, "Cannot allocate memory")
+        process.register(run, os.getpid())
+        return SimpleNamespace(poll=lambda: None)
+
+    monkeypatch.setattr(supervisor, "spawn_worker", spawn)
+    loop = supervisor.Supervisor()
+    loop.tick()
+    now = status(first)
+    assert now.state == "failed" and "Cannot allocate memory" in now.message, now
+    assert list(loop.children) == [second.id]
+
+
+def test_one_after_the_other_is_started_also_within_one_look(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = waiting(3)
+    queue.change(at_once=2)
+    for run in (first, second, third):
+        write_json(run.estimate, {"peak_bytes": 1})
+    loop = supervisor.Supervisor()
+    monkeypatch.setattr(loop, "_start", lambda run, gpu: process.register(run, os.getpid()))
+    loop.tick()
+    assert set(queue.active()) == {first, second} and queue.waiting_runs() == [third]
+
+
+def test_a_supervisor_that_ends_looks_once_more_when_it_is_no_longer_counted_on(
+    lab_home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever submits looks for the record: with it, nobody would start this run."""
+    record = supervisor_start.record_file()
+    looks: list[bool] = []
+
+    def waiting_runs() -> list[RunDir]:
+        looks.append(record.exists())
+        return [RunDir(lab_home / "a run")] if len(looks) == 1 else []
+
+    monkeypatch.setattr(queue, "waiting_runs", waiting_runs)
+    monkeypatch.setattr(supervisor.Supervisor, "tick", lambda self: False)
+    monkeypatch.setattr(supervisor, "IDLE_S", -1.0)
+    assert supervisor.main() == 0
+    assert looks == [False, False] and not record.exists(), "it stays for what came meanwhile"
+
+
+def test_a_queue_that_is_paused_needs_no_supervisor(
+    waiting: Callable[..., list[RunDir]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensured: list[int] = []
+    waiting(1)
+    monkeypatch.setattr(supervisor_start, "ensure", lambda: ensured.append(1))
+    actions.set_paused()
+    supervisor_start.ensure_if_waiting()
+    assert not ensured, "every look would start one, which ends again"
+    actions.set_paused(False)
+    supervisor_start.ensure_if_waiting()
+    assert len(ensured) == 2, "the one who lets it go on, and who looks"
+
+
+def test_memory_of_a_process_is_what_it_really_has() -> None:
+    import psutil
+
+    resident = psutil.Process().memory_info().rss
+    assert chat_memory.resident_bytes(os.getpid()) == pytest.approx(resident, rel=0.2)
+    assert chat_memory.resident_bytes(2**30) == chat_memory.resident_bytes(None) == 0

@@ -123,3 +123,9 @@ def test_a_damaged_record_is_no_progress(run: RunDir, odd: Any) -> None:
     beat(run, phase=odd, done=odd, total=odd, eta_s=odd, text=odd)
     progress = run_progress(run, START)
     assert 0.0 <= progress.fraction <= 1.0 and progress.left_s >= 0.0
+
+
+def test_a_resumed_run_measures_no_base_and_samples_nothing_first(run: RunDir) -> None:
+    with run.events.open("a") as file:
+        file.write(json.dumps({"kind": "plan", "steps": 9, "resumed_at": 4}) + "\n")
+    assert list(states(run, 0)) == ["load", "data", "train", "save"]

@@ -139,3 +139,30 @@ def test_repeated_steps_supersede_the_earlier_ones() -> None:
     records += [{"kind": "train", "step": step, "attempt": 2, "x": -step} for step in (5, 6)]
     records_of_run = record_reader.continuous(records, "train")
     assert [record["x"] for record in records_of_run] == [1, 2, 3, 4, -5, -6]
+
+
+def test_a_worker_that_ends_between_two_looks_has_not_crashed(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(run.process, {"pid": 2**30, "start": 7, "boot": "here"})
+
+    def ends(record: object) -> bool:
+        write_json(run.result, {"state": "done"})
+        return False
+
+    monkeypatch.setattr(process, "is_alive", ends)
+    assert status(run).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "end"), [("kill", "crashed"), ("cancel", "cancelled"), ("stop", "crashed")]
+)
+def test_a_worker_that_was_told_to_end_is_stopping_until_it_is_gone(
+    run: RunDir, sleeper: subprocess.Popen[bytes], name: str, end: str
+) -> None:
+    process.register(run, sleeper.pid)
+    (run.commands / name).touch()
+    assert status(run).state == "stopping"
+    sleeper.kill()
+    sleeper.wait()
+    assert status(run).state == end, "a cancelled run has nothing to save"

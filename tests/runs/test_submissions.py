@@ -88,6 +88,12 @@ def test_what_is_no_ticket_starts_nothing(submitted: list[RunDir], ticket: str) 
     assert submissions.run_of(ticket) is None and all_runs() == []
 
 
+def test_a_file_elsewhere_is_no_ticket(submitted: list[RunDir]) -> None:
+    run = submissions.start(plan("one"), submissions.new())
+    (home() / "elsewhere").write_text(f"{run.id} hash")
+    assert submissions.run_of("../elsewhere") is None
+
+
 def test_tickets_of_last_week_are_forgotten_and_no_others(submitted: list[RunDir]) -> None:
     old, young = submissions.new(), submissions.new()
     for ticket in (old, young):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,19 @@ def test_a_link_is_removed_and_not_what_it_leads_to(
     folder.symlink_to(elsewhere)
     assert tracker_records.remove(GONE, [tracker]) == []
     assert not folder.is_symlink() and (elsewhere / "thesis.txt").read_text() == "mine"
+
+
+def test_rows_of_the_run_go_from_trackio_and_what_cannot_be_read_is_told(lab_home: Path) -> None:
+    folder = tracker_records.folder() / "trackio"
+    folder.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(folder / "lab.db")) as database, database:
+        database.execute("CREATE TABLE metrics (run_name TEXT, step INTEGER)")
+        database.executemany("INSERT INTO metrics VALUES (?, 1)", [(GONE,), (OTHER,), (GONE,)])
+    assert tracker_records.remove(GONE, ["trackio"]) == []
+    with contextlib.closing(sqlite3.connect(folder / "lab.db")) as database:
+        assert database.execute("SELECT run_name FROM metrics").fetchall() == [(OTHER,)]
+    (folder / "broken.db").write_text("no database" * 100)
+    board = write("tensorboard", GONE)
+    (note,) = tracker_records.remove(GONE, ["trackio", "tensorboard"])
+    assert f"The records of {GONE} in trackio could not be removed" in note
+    assert not board.exists(), "one tracker that fails spares no other"

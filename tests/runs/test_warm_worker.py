@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +70,7 @@ def test_what_a_killed_worker_leaves_is_said(
     loop = supervisor.Supervisor()
     monkeypatch.setattr(supervisor, "RETURN_S", 0.0)
     loop.killed["a-run"] = (record, time.monotonic())
-    loop.tick()
+    assert loop.tick(), "it goes on looking"
     assert "1 of its processes still run" in queue.unreleased_memory()[0]
     subprocess.run(["kill", *map(str, process.group_members(worker.pid))], check=True)
     end = time.monotonic() + 10
@@ -78,3 +80,16 @@ def test_what_a_killed_worker_leaves_is_said(
         time.sleep(0.05)
     assert queue.unreleased_memory() == []
     assert host.gpu_bytes_of([worker.pid]) == 0
+
+
+def test_a_spare_that_dies_while_it_is_told_leaves_the_run_untouched(tmp_path: Path) -> None:
+    run, held = RunDir(tmp_path), warm_worker.WarmWorker()
+
+    def write(line: bytes) -> None:
+        raise BrokenPipeError
+
+    stdin = SimpleNamespace(write=write, close=lambda: None)
+    dying: Any = SimpleNamespace(pid=os.getpid(), stdin=stdin, poll=lambda: None)
+    held.worker = dying
+    assert held.assign(run) is None, "another worker is started for it"
+    assert not run.process.exists(), "without one it would look crashed"

@@ -89,6 +89,8 @@ def test_left_open_a_run_evaluates_ten_times_saves_five_and_samples_thrice(
     assert steps(run, "eval") == list(range(2, 21, 2))
     assert steps(run, "checkpoint") == [4, 8, 12, 16], "the end has a result of its own"
     assert steps(run, "sample") == [0, 10, 20]
+    again(run)
+    assert steps(run, "eval") == list(range(2, 21, 2)), "the same after a resume, and no more"
 
 
 def test_counted_in_steps_and_switched_off(small_run: Work) -> None:
@@ -367,6 +369,15 @@ def test_a_checkpoint_knows_its_own_evaluation_only(small_run: Work) -> None:
         assert state["used"]["step"] == step
         best = min((loss for at, loss in evals.items() if at <= step), default=float("inf"))
         assert state["best_loss"] == best
+
+
+def test_a_checkpoint_that_a_person_pins_meanwhile_stays(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_step(monkeypatch, 3, lambda run: checkpoints.pin(run, 2))
+    train = {"max_steps": 6, "eval_steps": 0, "save_steps": 1, "keep_best": 0, "keep_last": 1}
+    run = small_run("lora", train=train)
+    assert [row.step for row in checkpoints.table(run)] == [2, 5]
 
 
 def test_room_on_the_disk_is_counted_for_weights_and_moments(

@@ -263,7 +263,31 @@ def test_every_file_is_on_the_disk_before_the_checkpoint_has_its_name(
 
     monkeypatch.setattr(checkpoint.os, "fsync", note_sync)
     monkeypatch.setattr(checkpoint.os, "replace", note_replace)
-    write(3)
+    folder = write(3).parent
     named = done.index("step-3")
     assert set(checkpoint.FILES) <= set(done[:named])
+    assert done[-1] == folder.name, "and so is the name"
     assert "manifest.json" in done[:named]
+
+
+def test_weights_of_another_shape_are_refused_even_where_they_could_be_spread(
+    tmp_path: Path,
+) -> None:
+    row = nn.Module()
+    row.learned = nn.Parameter(torch.zeros(1, 2))
+    path = checkpoint.save(tmp_path, 1, row, torch.optim.SGD([row.learned]), {"used": {}}, {})
+    model = Small()
+    with pytest.raises(LabError, match=r"holds 'learned' \(1, 2\), the model \(3, 2\)"):
+        checkpoint.load_weights(path, model)
+    assert (model.learned == 1.0).all()
+
+
+def test_moments_keep_their_own_type_beside_narrow_weights(tmp_path: Path) -> None:
+    model: Any = Small().bfloat16()
+    optimizer = torch.optim.SGD([model.learned], lr=0.1)
+    moment = torch.full((3, 2), 1 + 2**-20)  # which bfloat16 would round
+    optimizer.state[model.learned] = {"exp_avg": moment}
+    path = checkpoint.save(tmp_path, 5, model, optimizer, {"used": {}}, {})
+    other = torch.optim.SGD([model.learned], lr=0.1)
+    checkpoint.load_optimizer(path, model, other)
+    assert torch.equal(other.state[model.learned]["exp_avg"], moment)

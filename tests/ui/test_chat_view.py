@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +439,21 @@ def test_a_kept_answer_is_a_row_that_can_be_trained_on(lab_home: Path) -> None:
         examples.add_chat("link", chat, 0, "base:org/a", "x")
     with pytest.raises(LabError, match="is empty"):
         examples.add_chat("mine", chat, 0, "base:org/a", "  ")
+
+
+def test_two_answers_that_are_kept_at_once_are_two_rows(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = examples.write_atomic
+
+    def slowly(path: Path, text: str) -> None:
+        time.sleep(0.1)
+        write(path, text)
+
+    monkeypatch.setattr(examples, "write_atomic", slowly)
+    with ThreadPoolExecutor(3) as pages:
+        rows = sorted(pages.map(lambda number: examples.append("mine", {"n": number}), range(3)))
+    assert rows == [1, 2, 3]
 
 
 def test_a_receipt_is_of_its_own_turn(lab_home: Path) -> None:

@@ -84,6 +84,10 @@ def test_the_size_follows_what_is_on_disk() -> None:
     run.artifact.mkdir()
     (run.artifact / "adapter_model.safetensors").write_bytes(b"x" * 1000)
     assert outcome(run).bytes == before + 1000
+    run.exports.mkdir()
+    assert outcome(run).bytes == before + 1000
+    (run.exports / "Q8_0.gguf").write_bytes(b"x" * 500)
+    assert outcome(run).bytes == before + 1500
 
 
 def test_the_table_has_titles_losses_and_sizes_and_the_id_last() -> None:

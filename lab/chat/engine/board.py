@@ -232,8 +232,8 @@ class Board:
                 saving.set()
                 saver.join()
                 self._save(job)
+                self.models.last_used = time.monotonic()  # before it looks idle
                 self.active.pop((job.conversation, job.turn), None)
-                self.models.last_used = time.monotonic()
 
     def _answer(self, job: PendingTurn) -> None:
         """Load what is missing, then decode all together. What goes wrong with one model is its

@@ -195,8 +195,9 @@ class _Text(TextStreamer):
         self.is_cut = bool(starts)
         if starts:
             self.pending = self.pending[: min(starts)]
-        whole = self.is_cut or stream_end or not strings
-        certain = self.pending if whole else self.pending[: 1 - max(map(len, strings))]
+        is_whole = self.is_cut or stream_end or not strings
+        held_back = 0 if is_whole else max(map(len, strings)) - 1  # may begin a stop string
+        certain = self.pending[: max(0, len(self.pending) - held_back)]
         self.pending = self.pending[len(certain) :]
         if certain:
             self.decoding.on_text(certain)

@@ -120,8 +120,7 @@ class LoadedModels:
         for name in [name for name in self.models if name not in in_use]:
             if needed <= _free_bytes():
                 return
-            del self.models[name]
-            gc.collect()  # trees of modules refer to themselves
+            self._put_away(name)
         free = _free_bytes()
         if needed > free:
             runs = ", ".join(run.id for run in index.active_runs())
@@ -135,7 +134,7 @@ class LoadedModels:
         """Put away what was used least recently until the budget holds."""
         budget = self.budget_bytes if self.budget_bytes is not None else _budget(self.bytes())
         idle = [name for name in self.models if name not in in_use]
-        for put_away in (self._forget_prompts, self.models.__delitem__):
+        for put_away in (self._forget_prompts, self._put_away):
             for name in idle:
                 if self.bytes() <= budget:
                     return
@@ -146,9 +145,14 @@ class LoadedModels:
         if prompts is not None:
             prompts.clear()
 
+    def _put_away(self, name: str) -> None:
+        del self.models[name]
+        _give_back_free_memory()
+
     def unload(self) -> None:
         """Put all models away."""
         self.models.clear()
+        _give_back_free_memory()
 
     def bytes(self) -> int:
         """Bytes of all tensors in memory, kept prompts among them; shared ones count once."""
@@ -227,8 +231,10 @@ def _share_vocabulary(tokenizer: Any, other: Any) -> None:
 
 
 def _give_back_free_memory() -> None:
-    """What loading has used and freed; glibc would keep it for later."""
-    gc.collect()
+    """What was freed; glibc, and on a GPU torch, would keep it for later."""
+    gc.collect()  # trees of modules refer to themselves
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
