@@ -135,8 +135,11 @@ def lab_home(
     yield home
     end_workers(home)
     end_chat(home)
-    # without access.json a restart would know no browser
-    empty(home, (running_server.log.name, "access.json"))
+    # without access.json a restart would know no browser; what was traced for one story's form
+    # need not be traced for the next one's
+    empty(home, (running_server.log.name, "access.json", "cache"))
+    if (home / "cache").is_dir():
+        empty(home / "cache", ("memory",))
 
 
 def empty(folder: Path, stay: Sequence[str]) -> None:

@@ -142,14 +142,17 @@ def test_full_against_lora_is_one_click_to_the_comparison(
 def frozen_planner(server: Server) -> Iterator[None]:
     """The planner of the server, and all that it has forked, answer nothing meanwhile."""
     assert server.process is not None
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    planners = [child for child in children if "lab.preflight" in child.cmdline()]
+    planners = []
+    for child in psutil.Process(server.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a fork that is just ending
+            if "lab.preflight" in child.cmdline():
+                child.suspend()
+                planners.append(child)
     assert planners, "the form warms it"
-    for child in planners:
-        child.suspend()
     yield
     for child in planners:
-        child.resume()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.resume()
 
 
 def is_in_sight(page: Page, key: str) -> bool:
