@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,10 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.typing import Origin, Subprotocol
 
+from lab import process
+from lab.atomic_files import read_object
+from lab.paths import RunDir
+from lab.runs.status import status
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.e2e
@@ -65,12 +70,21 @@ class Tab:
         await self.read()
 
 
+def halted(run: RunDir) -> None:
+    """Let the run's worker begin, and then take no more processor time: it is only to be there."""
+    deadline = time.monotonic() + 120
+    while status(run).state != "training":
+        assert time.monotonic() < deadline, "the run did not begin"
+        time.sleep(0.1)
+    assert process.send(read_object(run.process) or {}, signal.SIGSTOP)
+
+
 def test_a_timer_of_the_page_before_does_not_bring_it_back(
     server: Server, start: Callable[..., Any]
 ) -> None:
     """The list of running work is on every page, and asks for itself every three seconds. A browser
     that is told of the page before clears the one that it shows: a white page."""
-    start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 5_000})
+    halted(start("lora", train={"max_steps": 100_000, "save_steps": 0, "eval_steps": 5_000}))
 
     async def story() -> None:
         async with websockets.connect(
