@@ -304,7 +304,9 @@ def test_a_base_that_was_changed_is_told(names: list[str], monkeypatch: pytest.M
     assert "The base is not the base" in proof.problems[0]
 
 
-def test_variants_cost_their_own_bytes_and_the_least_recent_one_goes(names: list[str]) -> None:
+def test_variants_cost_their_own_bytes_and_the_least_recent_one_goes(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lab.chat import models as chat_models
 
     base, full, adapter = (chat_models.parse(name) for name in names)
@@ -324,11 +326,18 @@ def test_variants_cost_their_own_bytes_and_the_least_recent_one_goes(names: list
     del full_model
     models = [weakref.ref(loaded.models[name].model) for name in names]
     loaded.budget_bytes = sizes[names[0]] + sizes[names[2]]
+    gave_back, give_back = [], loaded_models._give_back_free_memory
+    monkeypatch.setattr(
+        loaded_models,
+        "_give_back_free_memory",
+        lambda: (gave_back.append(len(loaded.models)), give_back()),
+    )
     loaded.get(base)
     assert list(loaded.models) == [names[2], names[0]], "The full model was used least recently."
     assert models[1]() is None, "Its memory is free at once, though modules refer to themselves."
     loaded.unload()
     assert loaded.bytes() == 0 and not any(model() for model in models)
+    assert gave_back == [2, 0], "A GPU's memory would stay with torch."
 
 
 def test_a_vocabulary_with_further_tokens_stays_apart(
