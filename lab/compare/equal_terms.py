@@ -12,6 +12,7 @@ from lab.compare.run_figures import RunFigures
 from lab.formatting import count, duration, flops, short_id
 
 TOKENS_APART = 1.02  # times as many; a budget ends between two steps
+BUDGET_APART = 1.1  # times as many where steps of other sizes end a common budget
 LIMITS = {"max_tokens": "tokens", "max_seconds": "seconds", "max_flops": "FLOPs"}
 UNFINISHED = {
     "stopped": "was stopped before its end",
@@ -152,14 +153,12 @@ def _other_tokens(runs: Sequence[RunFigures]) -> list[str]:
 
 
 def _end_by_budget(runs: Sequence[RunFigures]) -> bool:
-    """Whether all ended with the step that reached their common budget of tokens; a step may hold
-    half as much again as the mean one."""
-    limit = _limit(runs)
+    """Whether all reached their common budget of tokens, and their last steps took none of them far
+    beyond it."""
+    limit, tokens = _limit(runs), [run.tokens for run in runs]
     if limit is None or limit[0] != "max_tokens":
         return False
-    return all(
-        limit[1] <= run.tokens <= limit[1] + 1.5 * run.tokens / max(1, run.steps) for run in runs
-    )
+    return limit[1] <= min(tokens) and max(tokens) <= BUDGET_APART * limit[1]
 
 
 def _remarks(

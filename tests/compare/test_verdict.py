@@ -105,10 +105,10 @@ def test_unequal_runs_get_no_verdict() -> None:
 @pytest.mark.parametrize(
     ("tokens", "limit", "is_comparable"),
     [
-        ((1040, 1700), 1000, True),  # steps of 520 and 850 tokens
-        ((1040, 1700), 1050, False),  # the first ended before its budget
-        ((1040, 4100), 1000, False),  # 3,100 more are more than a step and a half of 2,050
-        ((1040, 1700), None, False),
+        ((1010, 1090), 1000, True),
+        ((1010, 1090), 1050, False),  # the first ended before its budget
+        ((1010, 1110), 1000, False),  # a step that is too large to be fair
+        ((1010, 1090), None, False),
     ],
 )
 def test_runs_that_end_with_the_step_that_reaches_their_budget_are_comparable(
@@ -122,7 +122,7 @@ def test_runs_that_end_with_the_step_that_reaches_their_budget_are_comparable(
     )
     terms = equal_terms(contestants([first, second]), name)
     assert (terms.unequal == ()) == is_comparable, terms
-    remark = "A budget ends with a whole step: 1,040 to 1,700 tokens."
+    remark = "A budget ends with a whole step: 1,010 to 1,090 tokens."
     assert (remark in terms.remarks) == is_comparable
     assert judge(first, second).best == (first.id if is_comparable else None)
 
