@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from lab import formatting
 from lab.atomic_files import finite_number, part
 from lab.compare.contestants import Contestant
+from lab.compare.equal_terms import TOKENS_APART
 from lab.compare.evidence import ClaimVerdict
 from lab.compare.finishers import Finisher
 from lab.compare.race_file import ClaimTest
@@ -82,6 +83,11 @@ def verdict_of_test(
         return _score_verdict(test, sides, scores)
     apart, half = figure_difference(sides[test.of], sides[test.than], test.figure)
     words = FIGURES.get(test.figure, test.figure)
+    tokens = [sides[name].value("early_tokens") or 0.0 for name in (test.of, test.than)]
+    if test.figure == "early_loss" and max(tokens) > TOKENS_APART * min(tokens):
+        points = " and ".join(f"{count:,.0f}" for count in tokens)
+        sentence = f"The first evaluations are at different points: after {points} tokens."
+        return ClaimVerdict("open", None, sentence)
     if not math.isfinite(apart):
         return ClaimVerdict("open", None, f"The runs did not measure {words}.")
     if test.ratio:

@@ -38,6 +38,7 @@ class RunFigures:
     base_loss: float | None
     loss: float | None
     early_loss: float | None  # at the first evaluation, where there are several
+    early_tokens: float | None  # trained on before it
     train_loss: float | None
     steps: int
     tokens: int
@@ -112,6 +113,7 @@ def _read(run: RunDir, entry: RunSummary) -> RunFigures:
             base_loss=finite_number(base.get("eval/loss")),
             loss=finite_number(held_out.last("eval/loss")),
             early_loss=_first_of_several(held_out, "eval/loss"),
+            early_tokens=_first_of_several(held_out, "tokens"),
             train_loss=finite_number(train.last("train/loss")),
             steps=int(train.last("step") or 0),
             tokens=tokens,

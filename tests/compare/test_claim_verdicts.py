@@ -17,7 +17,7 @@ from lab.paths import RunDir
 from tests.compare.recorded import TOKENS, record
 from tests.compare.test_race_outcome import race_of
 
-NUMBERS = count(10)
+NUMBERS = count()
 NOISE = np.array([0.2, -0.2] * 5) / TOKENS  # nothing in the mean over all rows
 
 
@@ -29,7 +29,7 @@ def racing_of(
     for rank, (name, losses) in enumerate(contestants.items(), 1):
         for seed in (0, 1):
             run = record(
-                f"{next(NUMBERS)}xy",
+                f"{next(NUMBERS):04}",
                 method={"name": "lora", "rank": rank},
                 losses=tuple(loss + 0.01 * seed for loss in losses),
                 noise=NOISE * rank,
@@ -74,6 +74,9 @@ def test_an_early_loss_is_the_first_of_several_and_paired_by_its_rows() -> None:
     apart, half = figure_difference(lora, full, "early_loss")
     assert apart == pytest.approx(-0.6), "and -0.4 at the last evaluation"
     assert 0 < half < 0.1, "ten rows tell much more than two seeds"
+    later = racing_of({"a": (2.4, 2.1), "b": (3.0, 2.6, 2.5)})  # thirds against halves of 1,000
+    ruling = verdict_of_test(replace(EARLY, of="a", than="b"), later)
+    assert ruling.verdict == "open" and "after 500 and 333 tokens" in ruling.sentence
     once = racing_of({"a": (2.4,), "b": (3.0,)})
     ruling = verdict_of_test(replace(EARLY, of="a", than="b"), once)
     assert ruling.verdict == "open" and "did not measure" in ruling.sentence, ruling.sentence
