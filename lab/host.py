@@ -142,6 +142,9 @@ def gpu_bytes_of(pids: list[int]) -> int:
     return used_bytes
 
 
+OCCASIONS, OCCASION_S = 5, 30.0  # on which a processor is timed, and seconds between two of them
+
+
 def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     """Peak FLOP/s of the device: a GPU's from its data sheet, a CPU's as `doctor` timed it."""
     if on_gpu:
@@ -151,16 +154,29 @@ def peak_flops(device_name: str, on_gpu: bool) -> float | None:
     return float(measured) if isinstance(measured, (int, float)) else None
 
 
+def processor_flops() -> float | None:
+    """Peak FLOP/s of the processor as it is kept; None where it is to be timed: before the first
+    time, and at later ones until OCCASIONS have been tried, since a busy moment only lowers it."""
+    kept = read_object(machine_file()) or {}
+    times, last = (finite_number(kept.get(key)) or 0.0 for key in ("occasions", "time"))
+    is_due = times < OCCASIONS and not 0 <= time.time() - last < OCCASION_S
+    return None if is_due else peak_flops("", on_gpu=False)
+
+
 def time_product(seconds: float = 1.0) -> float:
     """As `product_flops`, or what was measured before where that is more, since other work on the
     machine only lowers it; kept in LAB_HOME/machine.json, where runs find it."""
-    flops = product_flops(seconds=seconds)
+    flops, occasions = product_flops(seconds=seconds), 0.0
     before = read_object(machine_file()) or {}
     if before.get("cores") == os.cpu_count():
         flops = max(flops, finite_number(before.get("cpu_peak_flops")) or 0.0)
+        occasions = finite_number(before.get("occasions")) or 0.0
+    kept = {"cpu_peak_flops": flops, "cores": os.cpu_count()}
     try:
         paths.make_folder(machine_file().parent)
-        write_json(machine_file(), {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()})
+        write_json(
+            machine_file(), {"v": 1, **kept, "occasions": occasions + 1, "time": time.time()}
+        )
     except OSError as error:
         raise LabError(f"{machine_file()} cannot be written: {error}.", "Check LAB_HOME.") from None
     return flops

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from lab import gpu_table, host
@@ -88,15 +87,14 @@ def _has_bf16() -> bool:
 def _this_processor(size: int | None, *, all_memory: bool = False) -> TargetDevice:
     import psutil
 
-    speed = host.peak_flops("", on_gpu=False) or _product_flops()
+    speed = host.processor_flops() or _product_flops()
     memory = psutil.virtual_memory()
     size = size or int(memory.total if all_memory else memory.available)
     return TargetDevice(False, size, False, None, speed)
 
 
-@cache
 def _product_flops() -> float:
-    """Timed and kept where `doctor` kept nothing: all predictions rest on one figure."""
+    """Timed and kept: all predictions rest on one figure, the best of a few occasions."""
     try:
         return host.time_product(seconds=0.2)
     except LabError:  # a full or read-only disk

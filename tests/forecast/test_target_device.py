@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lab import host
-from lab.atomic_files import write_json
+from lab.atomic_files import read_object, write_json
 from lab.devices import HostGpu
 from lab.forecast.finished_runs import with_reached
 from lab.forecast.target_device import TargetDevice, this_machine
@@ -132,5 +133,28 @@ def test_a_busy_moment_does_not_lower_the_speed_of_the_processor(
     monkeypatch.setattr(host, "product_flops", lambda seconds: next(measured))
     assert [host.time_product() for _ in range(3)] == [5e9, 5e9, 7e9]
     assert host.peak_flops("", on_gpu=False) == 7e9
+    kept = read_object(host.machine_file())
+    assert kept is not None and kept["occasions"] == 3
     write_json(host.machine_file(), {"v": 1, "cpu_peak_flops": 9e12, "cores": -1})
     assert host.time_product() == 1e9, "of another machine"
+
+
+def test_a_processor_that_was_timed_while_it_was_busy_is_timed_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed = iter([2e9, 8e9, 3e9, 4e9, 5e9, 9e99])
+    monkeypatch.setattr(host, "product_flops", lambda seconds: next(timed))
+    now = 1e9
+    monkeypatch.setattr(host.time, "time", lambda: now)
+
+    def flops() -> float | None:
+        return this_machine(on_gpu=False).flops
+
+    assert [flops(), flops()] == [2e9, 2e9], "not twice for one question after another"
+    now += host.OCCASION_S
+    assert flops() == 8e9
+    for _ in range(5):
+        now += host.OCCASION_S
+        assert flops() == 8e9, "the best one holds, and after five it is not timed any more"
+    write_json(host.machine_file(), {"v": 1, "cpu_peak_flops": 1e9, "cores": os.cpu_count()})
+    assert flops() == 9e99, "what an earlier lab has kept is timed again, too"
