@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting, methods, presets, schema
+from lab.atomic_files import part
 from lab.compare import race, race_start, ready_races
 from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_file import ClaimTest, Race
@@ -45,9 +46,12 @@ def fill(
     ready: str = "",
     tests: tuple[ClaimTest, ...] = (),
 ) -> None:
-    """The form with another race in it."""
+    """The form with another race in it. A learning rate that all share stands in each row, which
+    shows the rate that it has."""
     clear()
-    st.session_state[SPEC] = copy.deepcopy(spec)
+    spec = copy.deepcopy(spec)
+    rate = part(spec, "train").pop("learning_rate", "auto")
+    st.session_state[SPEC] = spec
     st.session_state[READY], st.session_state[TESTS] = ready, [dataclasses.asdict(t) for t in tests]
     data = spec.get("data") or {}
     st.session_state[BASE] = spec.get("model") or "builtin:smollm2-135m-instruct"
@@ -60,7 +64,8 @@ def fill(
             amount = type(amount)(budget.amount / SCALES.get(unit, 1))
         st.session_state[f"race.budget.{unit}"] = amount
     for contestant in contestants:
-        add_row(contestant)
+        settings = {"train.learning_rate": rate, **contestant.settings}
+        add_row(dataclasses.replace(contestant, settings=settings))
 
 
 def fill_ready(name: str) -> None:
@@ -230,8 +235,14 @@ def row_fields(row: int) -> None:
         )  # fmt: skip
     extra = st.session_state.get(key(row, "settings")) or {}
     if extra:
-        words = ", ".join(f"{name.partition('.')[2]} = {value}" for name, value in extra.items())
-        st.caption(escape_markdown(words))
+        words = [f"{name.partition('.')[2]} = {_in_words(value)}" for name, value in extra.items()]
+        st.caption(escape_markdown(" · ".join(words)))
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def budget() -> Budget:

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from lab import paths
+from lab import formatting, paths
 from lab.atomic_files import write_json
 from lab.checked_run import CheckedRun
 from lab.compare import evidence, race_file, race_start, ready_races
 from lab.compare.finishers import finishers
 from lab.compare.race import Budget, RaceContestant, contestant_specs
 from lab.compare.race_start import RaceTerms
+from lab.compare.ready_races import ReadyRace
 from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
 from lab.runs import queue
 from lab.spec import RunSpec
@@ -197,9 +198,12 @@ def test_the_address_may_name_a_ready_race(
     at = open_page("race", ready="rank")
     assert "ready" not in at.query_params
     assert len(at.session_state[race_form.ROWS]) == len(ready.contestants)
-    assert at.session_state["race.2.rank"] == 64 and at.session_state["race.2.rate"] == "auto"
+    assert at.session_state["race.2.rank"] == 64
     assert at.session_state["race.budget.tokens"] == 8000
     assert "alpha = 128" in words(at).replace("\\", ""), "What else it sets is said."
+    at = open_page("race", ready="layers")
+    said = "alpha = 106 · target_modules = q_proj, k_proj, v_proj, o_proj"
+    assert said in words(at).replace("\\", ""), "and as people write it"
     at = open_page("race", ready="equal-work")
     amount = at.number_input(key="race.budget.flops")
     assert (amount.label, amount.value) == ("TFLOPs per run", 4.0)
@@ -209,6 +213,28 @@ def test_the_address_may_name_a_ready_race(
         assert race_form.budget() == Budget("flops", 4e12)
     at = open_page("race", ready="nothing")
     assert "no ready race" in words(at)
+
+
+@pytest.mark.parametrize("ready", ready_races.all_ready(), ids=lambda ready: ready.name)
+def test_a_row_of_a_ready_race_shows_the_rate_that_its_run_will_have(
+    ready: ReadyRace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(race_form, "st", SimpleNamespace(session_state=session))
+    race_form.fill_ready(ready.name)
+    ways = ((ready.spec, ready.contestants), (session[race_form.SPEC], race_form.contestants()))
+    by_hand, from_form = (
+        {
+            name: RunSpec.from_json(spec).train.learning_rate
+            for name, spec in contestant_specs(dict(shared), list(racing), None)[0].items()
+        }
+        for shared, racing in ways
+    )
+    assert from_form == by_hand
+    assert "learning_rate" not in session[race_form.SPEC]["train"], "auto is the method's default"
+    for row, rate in enumerate(by_hand.values()):
+        shown = rate if isinstance(rate, str) else formatting.rate(float(rate))
+        assert session[f"race.{row}.rate"] == shown
 
 
 def test_a_race_that_there_is_not(open_page: Page) -> None:
