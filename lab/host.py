@@ -157,8 +157,8 @@ def peak_flops(device_name: str, on_gpu: bool) -> float | None:
 def processor_flops() -> float | None:
     """Peak FLOP/s of the processor as it is kept; None where it is to be timed: before the first
     time, and at later ones until OCCASIONS have been tried, since a busy moment only lowers it."""
-    kept = read_object(machine_file()) or {}
-    times, last = (finite_number(kept.get(key)) or 0.0 for key in ("occasions", "time"))
+    record = read_object(machine_file()) or {}
+    times, last = (finite_number(record.get(key)) or 0.0 for key in ("occasions", "time"))
     is_due = times < OCCASIONS and not 0 <= time.time() - last < OCCASION_S
     return None if is_due else peak_flops("", on_gpu=False)
 
@@ -171,12 +171,10 @@ def time_product(seconds: float = 1.0) -> float:
     if before.get("cores") == os.cpu_count():
         flops = max(flops, finite_number(before.get("cpu_peak_flops")) or 0.0)
         occasions = finite_number(before.get("occasions")) or 0.0
-    kept = {"cpu_peak_flops": flops, "cores": os.cpu_count()}
+    record = {"v": 1, "cpu_peak_flops": flops, "cores": os.cpu_count()}
     try:
         paths.make_folder(machine_file().parent)
-        write_json(
-            machine_file(), {"v": 1, **kept, "occasions": occasions + 1, "time": time.time()}
-        )
+        write_json(machine_file(), {**record, "occasions": occasions + 1, "time": time.time()})
     except OSError as error:
         raise LabError(f"{machine_file()} cannot be written: {error}.", "Check LAB_HOME.") from None
     return flops

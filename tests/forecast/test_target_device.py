@@ -133,8 +133,8 @@ def test_a_busy_moment_does_not_lower_the_speed_of_the_processor(
     monkeypatch.setattr(host, "product_flops", lambda seconds: next(measured))
     assert [host.time_product() for _ in range(3)] == [5e9, 5e9, 7e9]
     assert host.peak_flops("", on_gpu=False) == 7e9
-    kept = read_object(host.machine_file())
-    assert kept is not None and kept["occasions"] == 3
+    record = read_object(host.machine_file())
+    assert record is not None and record["occasions"] == 3
     write_json(host.machine_file(), {"v": 1, "cpu_peak_flops": 9e12, "cores": -1})
     assert host.time_product() == 1e9, "of another machine"
 
