@@ -202,8 +202,8 @@ def test_the_address_may_name_a_ready_race(
     assert at.session_state["race.budget.tokens"] == 8000
     assert "alpha = 128" in words(at).replace("\\", ""), "What else it sets is said."
     at = open_page("race", ready="layers")
-    said = "alpha = 106 · target_modules = q_proj, k_proj, v_proj, o_proj"
-    assert said in words(at).replace("\\", ""), "and as people write it"
+    extra = "alpha = 106 · target_modules = q_proj, k_proj, v_proj, o_proj"
+    assert extra in words(at).replace("\\", ""), "and as people write it"
     at = open_page("race", ready="equal-work")
     amount = at.number_input(key="race.budget.flops")
     assert (amount.label, amount.value) == ("TFLOPs per run", 4.0)
