@@ -82,7 +82,10 @@ def run_figures(run: RunDir) -> RunFigures:
     """Read again only when a file of the run has changed."""
     entry = index.entry(run)
     ranks = measure.file_of(run)
-    files = (run.metrics, run.events, run.held_out, run.result, run.labels, run.artifact, ranks)
+    files = (
+        run.metrics, run.events, run.held_out, run.result, run.labels, run.artifact, ranks,
+        run.spec, run.environment,
+    )  # fmt: skip
     key = (str(run.path), *map(file_identity, files), entry.status.state)
     return _figures.get(key) or _figures.put(key, _read(run, entry))
 

@@ -37,19 +37,22 @@ class RunSummary:
     colour: str
 
 
-Key = tuple[str, tuple[int, ...], tuple[int, ...]]
+Key = tuple[str, tuple[tuple[int, ...], ...]]
 _ended_runs: Recent[Key, RunSummary] = Recent(20_000)
 
 
 def entry(run: RunDir) -> RunSummary:
-    """The run's line. An ended run is read once, until its result or its labels change."""
-    result = file_identity(run.result)
-    key = (str(run.path), result, file_identity(run.labels))
-    cached = _ended_runs.get(key) if result else None
+    """The run's line. An ended run is read once, until a file that the line rests on changes:
+    where a run is copied into the folder, its result may be there before its spec."""
+    files = (run.result, run.labels, run.spec, run.events)
+    identities = tuple(map(file_identity, files))
+    key = (str(run.path), identities)
+    is_result_there = bool(identities[0])
+    cached = _ended_runs.get(key) if is_result_there else None
     if cached is not None:
         return cached
     summary = _read(run)
-    if result and summary.status.has_ended:
+    if is_result_there and summary.status.has_ended:
         _ended_runs.put(key, summary)
     return summary
 

@@ -159,16 +159,15 @@ def example_rows(first: Contestant, second: Contestant, order: str) -> pd.DataFr
 
 
 def _texts_of(contestant: Contestant) -> dict[int, RowText]:
-    """Read once; empty where the dataset is gone."""
+    """Read once; empty where the dataset is gone, which may come back."""
     run, losses = contestant.first.run, contestant.first.losses
     assert losses is not None
     key = (run.id, losses.rows_hash)
     texts = _texts.get(key)
-    if texts is None:
-        try:
-            texts = row_texts(run, set(losses.sources.tolist()))
-        except LabError as error:
-            st.caption(escape_markdown(str(error)))
-            texts = {}
-        _texts.put(key, texts)
-    return texts
+    if texts is not None:
+        return texts
+    try:
+        return _texts.put(key, row_texts(run, set(losses.sources.tolist())))
+    except LabError as error:
+        st.caption(escape_markdown(str(error)))
+        return {}

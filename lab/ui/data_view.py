@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from lab import formatting
-from lab.atomic_files import read_object
+from lab.atomic_files import file_identity, read_object
 from lab.data import catalog, format_detection
 from lab.data.catalog import Dataset
 from lab.data.preview_types import (
@@ -51,7 +51,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
     """How the set is read and seen: detected, and to be edited. The spec that it makes."""
     try:
         dataset = catalog.resolve(dataset_id)
-        detection = _detected(dataset_id, dataset.path.stat().st_mtime_ns)
+        detection = _detected(dataset_id, file_identity(dataset.path))
     except LabError as error:
         tell(error)
         end_page()
@@ -75,7 +75,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
 
 
 @st.cache_data(ttl=60, max_entries=50, show_spinner=False)
-def _detected(dataset_id: str, changed: int) -> Detection:
+def _detected(dataset_id: str, changed: tuple[int, ...]) -> Detection:
     return format_detection.detected(dataset_id)
 
 
@@ -167,10 +167,10 @@ def train_on(spec: dict[str, Any], preview: DatasetPreview | None) -> None:
         links.switch("new_run")
 
 
-_previews: Recent[tuple[str, int, int], DatasetPreview] = Recent(8)
+_previews: Recent[tuple[str, int, tuple[int, ...]], DatasetPreview] = Recent(8)
 
 
-def _preview(spec: dict[str, Any], max_examples: int, changed: int) -> DatasetPreview:
+def _preview(spec: dict[str, Any], max_examples: int, changed: tuple[int, ...]) -> DatasetPreview:
     """The planner's answer, cached for the next look. Not by st.cache_data: inside of it nothing
     may be written, so the question could not be cancelled."""
     key = (json.dumps(spec, sort_keys=True), max_examples, changed)
@@ -206,7 +206,7 @@ def load_preview(spec: dict[str, Any]) -> DatasetPreview | None:
         persist_state="session",
         label_visibility="collapsed",
     )
-    changed = catalog.resolve(spec["data"]["dataset"]).path.stat().st_mtime_ns
+    changed = file_identity(catalog.resolve(spec["data"]["dataset"]).path)
     try:
         preview = _preview(spec, max_examples, changed)
         if preview.tokenizer_bytes is None:

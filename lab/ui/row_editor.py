@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from lab.atomic_files import file_identity
 from lab.data import catalog, row_table
 from lab.data.row_table import Cells, RowTable
 from lab.recent import Recent
@@ -16,13 +17,13 @@ from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 EDITS = "data.rows.edits"  # {dataset: {"changes": {row: cells}, "dropped": [row]}} of the session
 MAX_SHOWN_PROBLEMS = 5
 
-_tables: Recent[tuple[str, int], RowTable] = Recent(8)
+_tables: Recent[tuple[Any, ...], RowTable] = Recent(8)
 
 
 def show(dataset_id: str) -> None:
     with user_errors():
         dataset = catalog.resolve(dataset_id)
-        key = str(dataset.path), dataset.path.stat().st_mtime_ns
+        key = str(dataset.path), *file_identity(dataset.path)
         table = _tables.get(key) or _tables.put(key, row_table.read_table(dataset.path))
     if not table.records:
         st.caption("The file has no rows that a table can show.")

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from lab import access
 from lab.paths import ROOT
@@ -168,12 +169,17 @@ def end_chat(home: Path) -> None:
     process.send(read_object(home / "chat" / "process.json"), signal.SIGKILL)
 
 
+def new_window(chrome: Browser, **options: Any) -> Page:
+    """A window with cookies of its own, as patient as every story; its context is to be closed."""
+    context = chrome.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.set_default_timeout(1000 * PATIENCE_S)
+    return context.new_page()
+
+
 @pytest.fixture
 def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh browser window on the server's home page."""
-    context = chrome.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(1000 * PATIENCE_S)
-    page = context.new_page()
+    page = new_window(chrome)
     console: list[str] = []
     page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
     page.goto(server.address)
@@ -185,10 +191,11 @@ def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Ite
         page.screenshot(path=f"{stem}.png", full_page=True)
         stem.with_suffix(".console.txt").write_text("\n".join(console))
         stem.with_suffix(".server.txt").write_text(server.log.read_text())
-    context.close()
+    page.context.close()
 
 
 FAILED = pytest.StashKey[bool]()
+MAX_SHOWN_CHARS = 3000
 
 
 @pytest.hookimpl(wrapper=True)
@@ -196,7 +203,23 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     report = yield
     if report.when == "call" and report.failed:
         item.stash[FAILED] = True
+        report.sections += what_the_windows_showed(item)
     return report
+
+
+def what_the_windows_showed(item: Any) -> list[tuple[str, str]]:
+    """(heading, text) of each open page and of the server's log, for a story that failed."""
+    sections = []
+    browser, server = (item.funcargs.get(name) for name in ("chrome", "server"))
+    for page in [page for context in browser.contexts for page in context.pages] if browser else []:
+        try:
+            text = page.inner_text("body", timeout=5000)
+        except PlaywrightError as error:
+            text = str(error)
+        sections.append((f"page {page.url.split('token=')[0]}", text[:MAX_SHOWN_CHARS]))
+    if server is not None:
+        sections.append(("server", server.log.read_text()[-MAX_SHOWN_CHARS:]))
+    return sections
 
 
 def settled(page: Page) -> None:

@@ -16,7 +16,7 @@ from lab.paths import ASSETS, RunDir
 from lab.runs import colours as run_colours
 from lab.runs import index
 from lab.ui import colours
-from tests.e2e.conftest import Server, settled, sideways, widget
+from tests.e2e.conftest import Server, new_window, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
 
@@ -149,8 +149,7 @@ FAINT = """() => {
 
 def visit(chrome: Browser, server: Server, theme: Any) -> Page:
     """A page in a browser of its own that the server knows; its context is to be closed."""
-    context = chrome.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
-    page = context.new_page()
+    page = new_window(chrome, viewport={"width": 1440, "height": 900}, color_scheme=theme)
     page.goto(server.address)
     return page
 
@@ -250,8 +249,7 @@ def test_every_page_can_be_read_by_everybody_and_fits_a_narrow_window(
 
 
 def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server: Server) -> None:
-    context = chrome.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
+    page = new_window(chrome, viewport={"width": 1440, "height": 900})
     page.goto(server.address)
     page.goto(f"{server.url}/new_run")
     settled(page)

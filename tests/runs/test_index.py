@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab import process
 from lab.atomic_files import write_json
+from lab.compare.run_figures import run_figures
 from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.runs import index
 from lab.runs.result import TrainingSummary
+from tests.compare.recorded import record
 
 
 @pytest.fixture
@@ -98,3 +102,18 @@ def test_bytes_on_disk_are_told_apart(run: RunDir) -> None:
     assert index.disk(run) == {
         "result": 300, "checkpoints": 5000, "exports": 40, "records": before["records"] + 20,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [index.entry, run_figures], ids=["a line", "figures"])
+def test_a_run_that_is_copied_here_is_read_again_with_each_file(lab_home: Path, read: Any) -> None:
+    """Whichever file arrives last, and though the page looked before."""
+    run = record("aaaa", "first", labels={"name": "second"}, rise=0.1)
+    write_json(run.environment, {"device": "a processor"})
+    expected = repr(read(run))
+    files = sorted(path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file())
+    for number, last in enumerate(files):
+        copy = RunDir(run.path.with_name(f"{run.id[:-4]}{'bcdefghijkmnpqrst'[number] * 4}"))
+        shutil.copytree(run.path, copy.path, ignore=lambda _, names, out=last.name: {out})
+        read(copy)
+        shutil.copy2(run.path / last, copy.path / last)
+        assert repr(read(copy)).replace(copy.id, run.id) == expected, f"{last} came last."
