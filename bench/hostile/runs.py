@@ -17,7 +17,7 @@ from bench.hostile.case import ODD, Case, WronglyTaken, damaged, filled, garbled
 from bench.synthetic_runs import make_run
 from lab import cli, paths
 from lab.atomic_files import write_json
-from lab.compare.comparison import row
+from lab.compare.comparison import compare
 from lab.paths import RunDir
 from lab.runs import checkpoints, estimate_history, index, queue, record_reader, resume_settings
 from lab.runs.metric_series import MetricSeries
@@ -163,7 +163,7 @@ def _look(run: RunDir) -> None:
     json.dumps([run_status.to_json(), run_status.fraction, entry.name, entry.summary.to_json()])
     for kind in ("train", "eval", "device"):
         record_reader.metrics(run, kind)
-    row(run)
+    compare([run]).to_json()
     record_reader.events(run), record_reader.base_loss(run), index.disk(run)
     MetricSeries(run).refresh()
     checkpoints.table(run), checkpoints.pinned(run), resume_settings.changes_of(run)

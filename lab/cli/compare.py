@@ -12,11 +12,11 @@ from rich.markup import escape
 
 from lab import paths
 from lab.atomic_files import write_atomic
-from lab.cli.console import Output, console, loss, say, table
+from lab.cli.console import Output, console, loss, rate, say, table
 from lab.cli.race import show as show_race
-from lab.compare import race
-from lab.compare.comparison import AXES, UNITS, compare
-from lab.compare.scored_rows import RowDifference
+from lab.cli.race import show_terms
+from lab.compare import race, scored_rows
+from lab.compare.comparison import AXES, Comparison, compare
 from lab.errors import LabError
 from lab.evals.score import TITLES
 from lab.formatting import count, duration, size
@@ -46,20 +46,19 @@ def run(arguments: argparse.Namespace) -> Output:
     else:
         runs = [paths.run_dir(name) for name in arguments.runs]
     by = race.axis_of(runs[0]) if is_race else "step"
-    answer = compare(runs, arguments.by or by)
-    if arguments.html:
-        answer["html"] = _write_report(Path(arguments.html), runs)
+    comparison = compare(runs, arguments.by or by)
+    report = _write_report(Path(arguments.html), runs) if arguments.html else ""
 
     def display() -> None:
         if is_race:
-            show_race(answer)
+            show_race(comparison)
         else:
-            show(answer)
-        show_scores(answer)
-        if arguments.html:
-            console.print(f"Report: {escape(answer['html'])}", soft_wrap=True)
+            show(comparison)
+        show_scores(comparison)
+        if report:
+            console.print(f"Report: {escape(report)}", soft_wrap=True)
 
-    return Output(answer, display)
+    return Output(comparison.to_json() | ({"html": report} if report else {}), display)
 
 
 def _write_report(file: Path, runs: list[RunDir]) -> str:
@@ -77,70 +76,54 @@ def _write_report(file: Path, runs: list[RunDir]) -> str:
     return str(file)
 
 
-def show(answer: dict[str, Any]) -> None:
+def show(comparison: Comparison) -> None:
     """The comparison as a table: one column a run."""
-    rows = answer["runs"]
-    at = f"{answer['at']:,.0f} {UNITS[answer['by']]}"
-
-    def line(title: str, values: list[str]) -> list[str]:
-        return [title, *values]
-
-    table(
-        "Comparison",
-        ["", *[escape(f"{run['name'] or run['method']}") for run in rows]],
-        [
-            line("method", [run["method"] for run in rows]),
-            line("state", [run["state"] for run in rows]),
-            line(
-                "trainable parameters",
-                [f"{count(r['trainable'])} of {count(r['parameters'])}" for r in rows],
-            ),
-            line("evaluation loss, base model", [loss(run["eval_loss"]["base"]) for run in rows]),
-            line("evaluation loss, final", [loss(run["eval_loss"]["final"]) for run in rows]),
-            line(f"evaluation loss at {at}", [loss(run["at"]["eval_loss"]) for run in rows]),
-            line("train loss, last step", [loss(run["train_loss"]["last"]) for run in rows]),
-            line("steps", [f"{run['steps']:,}" for run in rows]),
-            line("tokens", [f"{run['tokens']:,}" for run in rows]),
-            line("training time", [duration(run["seconds"]) for run in rows]),
-            line(
-                "tokens/s",
-                [f"{r['tokens_per_s']:.0f}" if r["tokens_per_s"] else "–" for r in rows],
-            ),
-            line("peak memory", [size(run["peak_bytes"]) for run in rows]),
-            line("size of the result", [size(run["artifact_bytes"]) for run in rows]),
-        ],
-        right="l" + "r" * len(rows),
-    )
-    show_verdict(answer)
+    runs = comparison.runs
+    figures = [run.figures for run in runs]
+    rows = [
+        ["method", *(run.method for run in runs)],
+        ["state", *(run.state for run in runs)],
+        ["trainable parameters",
+         *(f"{count(each.trainable)} of {count(each.parameters)}" for each in figures)],
+        ["evaluation loss, base model", *(loss(each.base_loss) for each in figures)],
+        ["evaluation loss, final", *(loss(each.loss) for each in figures)],
+        [f"evaluation loss at {comparison.common_in_words}",
+         *(loss(run.common_loss) for run in runs)],
+        ["train loss, last step", *(loss(each.train_loss) for each in figures)],
+        ["steps", *(f"{each.steps:,}" for each in figures)],
+        ["tokens", *(f"{each.tokens:,}" for each in figures)],
+        ["training time", *(duration(each.seconds) for each in figures)],
+        ["tokens/s", *(rate(each.tokens_per_s) for each in figures)],
+        ["peak memory", *(size(each.peak_bytes) for each in figures)],
+        ["size of the result", *(size(each.artifact_bytes) for each in figures)],
+    ]  # fmt: skip
+    names = [escape(run.name or run.method) for run in runs]
+    table("Comparison", ["", *names], rows, right="l" + "r" * len(runs))
+    show_verdict(comparison)
 
 
-def show_scores(answer: dict[str, Any]) -> None:
+def show_scores(comparison: Comparison) -> None:
     """Of every set that the runs were scored on: the figures, and on which rows two differ."""
-    names = {f"run:{run['id']}": run["name"] or run["id"] for run in answer["runs"]}
-    for scored in answer["scores"]:
-        models = scored["models"]
-        keys = [key for key in TITLES if key in models[0]["figures"]]
+    names = {f"run:{run.figures.run.id}": run.name or run.figures.run.id for run in comparison.runs}
+    for scored in comparison.scores:
+        keys = scored.figures
         rows = [
-            [names.get(each["model"], "base model"),
-             *(f"{each['figures'][key]:.3f}" for key in keys)]
-            for each in models
+            [names.get(model, "base model"),
+             *(f"{scored.model(model).figures[key]:.3f}" for key in keys)]
+            for model in scored.models
         ]  # fmt: skip
-        title = f"Scores on {escape(scored['set'])}: {len(scored['rows'])} questions"
+        title = f"Scores on {escape(scored.sheet.dataset)}: {len(scored.sheet.questions)} questions"
         table(title, ["", *(TITLES[key] for key in keys)], rows, right="l" + "r" * len(keys))
-        for each in scored["differences"]:
-            pair = [names.get(each[side], "The base") for side in ("first", "second")]
-            say(RowDifference(**each).in_words(*pair))
+        for pair in scored_rows.differences(scored):
+            say(pair.in_words(*(names.get(each, "The base") for each in (pair.first, pair.second))))
 
 
-def show_verdict(answer: dict[str, Any]) -> None:
+def show_verdict(comparison: Comparison) -> None:
     """The verdict, and below it what makes the runs unequal."""
-    verdict = answer["verdict"]
-    console.print(f"[bold]{escape(verdict['headline'])}[/bold]")
-    if verdict["detail"]:
-        console.print(escape(verdict["detail"]))
-    if verdict["badges"]:
-        console.print(escape(" · ".join(badge["text"] for badge in verdict["badges"])))
-    for text in answer["unequal"]:
-        console.print(f"[yellow]Not comparable:[/yellow] {escape(text)}")
-    for text in answer["remarks"]:
-        console.print(f"[yellow]Remark:[/yellow] {escape(text)}")
+    verdict = comparison.verdict
+    console.print(f"[bold]{escape(verdict.headline)}[/bold]")
+    if verdict.detail:
+        console.print(escape(verdict.detail))
+    if verdict.badges:
+        console.print(escape(" · ".join(badge.text for badge in verdict.badges)))
+    show_terms(comparison.terms)

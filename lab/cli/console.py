@@ -109,3 +109,8 @@ def table(title: str, columns: list[str], rows: list[list[str]], right: str = ""
 
 def loss(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second."""
+    return f"{value:.0f}" if value else "–"

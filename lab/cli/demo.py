@@ -69,17 +69,17 @@ def run(arguments: argparse.Namespace) -> Output:
             say(message, error=True)
             return Output({"error": message}, lambda: None, 1)
         runs.append(started)
-    answer = compare_runs(runs)
+    comparison = compare_runs(runs)
     names = [parse(f"base:{MODEL}"), *[parse(f"run:{finished.id}") for finished in runs]]
     answers = chat.ask(names, QUESTION, GenerationSettings(max_new_tokens=60), quiet=quiet)
 
     def display() -> None:
-        compare.show(answer)
+        compare.show(comparison)
         console.print()
         chat.show(QUESTION, answers)
         console.print(f"Done in {duration(time.monotonic() - began)}.")
 
-    data = answer | {
+    data = comparison.to_json() | {
         "answers": [each.to_json() for each in answers],
         "seconds": time.monotonic() - began,
     }

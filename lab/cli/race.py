@@ -12,10 +12,11 @@ from rich.markup import escape
 
 from lab import spec
 from lab.cli import follow, hub_data
-from lab.cli.console import Output, console, loss, say, table
+from lab.cli.console import Output, console, loss, rate, say, table
 from lab.cli.runs import add_set
 from lab.compare import race, race_file, race_outcome, race_scores, race_start, ready_races
-from lab.compare.comparison import UNITS, compare
+from lab.compare.comparison import Comparison, compare
+from lab.compare.equal_terms import EqualTerms
 from lab.compare.race import Budget
 from lab.compare.race_file import PROBE
 from lab.compare.race_start import PlannedRun, RaceForecast, RaceTerms
@@ -181,33 +182,30 @@ def _score(race_id: str) -> None:
 
 def _result(race_id: str, runs: list[RunDir], notes: list[str], failed: int) -> Output:
     compared = compare(runs, race.axis_of(runs[0]))
-    answer = {"race": race_id, "notes": notes} | compared
+    answer = {"race": race_id, "notes": notes} | compared.to_json()
     return Output(answer, lambda: show(compared), 1 if failed else 0)
 
 
-def show(answer: dict[str, Any]) -> None:
+def show(comparison: Comparison) -> None:
     """The race as a table: one row a run, the lowest evaluation loss first."""
-    at = f"{answer['at']:,.0f} {UNITS[answer['by']]}"
-
-    def placed(run: dict[str, Any]) -> tuple[bool, float]:
-        value = run["at"]["eval_loss"]
-        return value is None, value or 0.0
-
-    has_seeds = len({run["seed"] for run in answer["runs"]}) > 1
-    all_done = all(run["state"] == "done" for run in answer["runs"])
+    runs = sorted(
+        comparison.runs, key=lambda run: (run.common_loss is None, run.common_loss or 0.0)
+    )
+    has_seeds = len({run.figures.seed for run in runs}) > 1
+    all_done = all(run.state == "done" for run in runs)
     rows = [
         [
-            run["method"] + (f" {run['seed']}" if has_seeds else ""),
-            count(run["trainable"]),
-            loss(run["at"]["eval_loss"]),
-            loss(run["train_loss"]["last"]),
-            duration(run["seconds"]),
-            f"{run['tokens_per_s']:.0f}" if run["tokens_per_s"] else "–",
-            size(run["peak_bytes"]),
-            size(run["artifact_bytes"]),
-            *([] if all_done else [run["state"]]),
+            run.method + (f" {run.figures.seed}" if has_seeds else ""),
+            count(run.figures.trainable),
+            loss(run.common_loss),
+            loss(run.figures.train_loss),
+            duration(run.figures.seconds),
+            rate(run.figures.tokens_per_s),
+            size(run.figures.peak_bytes),
+            size(run.figures.artifact_bytes),
+            *([] if all_done else [run.state]),
         ]
-        for run in sorted(answer["runs"], key=placed)
+        for run in runs
     ]
     columns = [
         "method" + " and seed" * has_seeds,
@@ -218,8 +216,15 @@ def show(answer: dict[str, Any]) -> None:
         "tokens/s",
     ]
     columns += ["peak memory", "model size", *([] if all_done else ["state"])]
-    table(f"Race: losses after {at}", columns, rows, right="lrrrrrrrl")
-    base = {loss(run["eval_loss"]["base"]) for run in answer["runs"]}
+    table(f"Race: losses after {comparison.common_in_words}", columns, rows, right="lrrrrrrrl")
+    base = {loss(run.figures.base_loss) for run in runs}
     console.print(f"Evaluation loss of the base: {', '.join(sorted(base))}")
-    for text in answer["unequal"]:
+    show_terms(comparison.terms)
+
+
+def show_terms(terms: EqualTerms) -> None:
+    """What forbids a comparison, and what a reader should know."""
+    for text in terms.unequal:
         console.print(f"[yellow]Not comparable:[/yellow] {escape(text)}")
+    for text in terms.remarks:
+        console.print(f"[yellow]Remark:[/yellow] {escape(text)}")

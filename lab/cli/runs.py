@@ -14,7 +14,8 @@ from lab.atomic_files import read_object
 from lab.checked_run import damaged_keys
 from lab.cli import follow, hub_data
 from lab.cli.console import Output, console, loss, say, table, write
-from lab.compare.comparison import row
+from lab.compare.comparison import figures_json, first_train_loss
+from lab.compare.run_figures import run_figures
 from lab.errors import LabError
 from lab.formatting import count, short_id, size
 from lab.preflight.client import planner
@@ -152,7 +153,7 @@ def list_runs(arguments: argparse.Namespace) -> Output:
 def show(arguments: argparse.Namespace) -> Output:
     run = paths.run_dir(arguments.run)
     run_status = status(run)
-    figures = row(run)
+    figures = run_figures(run)
     train, evals = record_reader.metrics(run, "train"), record_reader.metrics(run, "eval")
     data = {
         "id": run.id,
@@ -162,29 +163,26 @@ def show(arguments: argparse.Namespace) -> Output:
         "environment": read_object(run.environment),
         "status": run_status.to_json(),
         "last": {"train": train[-1] if train else None, "eval": evals[-1] if evals else None},
-        "figures": figures,
+        "figures": figures_json(figures),
         "disk": index.disk(run),
         "result": read_object(run.result),
     }
 
     def display() -> None:
-        evaluated = figures["eval_loss"]
+        first, last = loss(first_train_loss(run)), loss(figures.train_loss)
         rows = [
             ["state", run_status.state + (f", {run_status.phase}" if run_status.is_active else "")],
             *follow.progress_row(run_status),
-            ["name", str(figures["name"])],
-            ["model", short_id(str(figures["model"]))],
-            ["method", str(figures["method"])],
-            ["trainable", f"{count(figures['trainable'])} of {count(figures['parameters'])}"],
-            ["steps", f"{figures['steps']:,}"],
-            ["tokens", f"{figures['tokens']:,}"],
+            ["name", figures.entry.name],
+            ["model", short_id(figures.entry.model)],
+            ["method", figures.entry.method],
+            ["trainable", f"{count(figures.trainable)} of {count(figures.parameters)}"],
+            ["steps", f"{figures.steps:,}"],
+            ["tokens", f"{figures.tokens:,}"],
             ["time", elapsed.in_words(run)],
-            [
-                "train loss",
-                f"{loss(figures['train_loss']['first'])} to {loss(figures['train_loss']['last'])}",
-            ],
-            ["evaluation loss", f"base {loss(evaluated['base'])}, now {loss(evaluated['final'])}"],
-            ["peak memory", size(figures["peak_bytes"])],
+            ["train loss", f"{first} to {last}"],
+            ["evaluation loss", f"base {loss(figures.base_loss)}, now {loss(figures.loss)}"],
+            ["peak memory", size(figures.peak_bytes)],
             ["folder", str(run.path)],
         ]
         if run_status.message:

@@ -1,31 +1,91 @@
-"""Final figures of runs as JSON values, with the verdict and whether they may be compared."""
+"""Final figures of runs, with the verdict and whether they may be compared."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from lab.compare import scored_rows
 from lab.compare.contestants import contestants
 from lab.compare.curves import run_curve
-from lab.compare.equal_terms import equal_terms
-from lab.compare.run_figures import run_figures
-from lab.compare.verdict import verdict
+from lab.compare.equal_terms import EqualTerms, equal_terms
+from lab.compare.run_figures import RunFigures, run_figures
+from lab.compare.scored_rows import ScoredSet
+from lab.compare.verdict import ComparisonVerdict, verdict
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs.metric_series import series_of
 
-AXES = {"step": "step", "tokens": "tokens", "seconds": "seconds", "flops": "flops"}
 UNITS = {"step": "steps", "tokens": "tokens", "seconds": "s", "flops": "FLOPs"}
+AXES = tuple(UNITS)
 
 
-def row(run: RunDir) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run. `common_loss`: its evaluation loss at the largest budget that all runs reached, so
+    that a run that trained longer is not praised for it."""
+
+    figures: RunFigures
+    common_loss: float | None
+
+    @property
+    def name(self) -> str:
+        return self.figures.entry.name
+
+    @property
+    def method(self) -> str:
+        return self.figures.entry.method
+
+    @property
+    def state(self) -> str:
+        return self.figures.entry.status.state
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`common`: the largest budget that all runs reached, on the axis `by`. In the verdict, runs
+    that differ in their seed alone are one."""
+
+    runs: tuple[ComparedRun, ...]
+    by: str
+    common: float
+    terms: EqualTerms
+    verdict: ComparisonVerdict
+    scores: tuple[ScoredSet, ...]
+
+    @property
+    def common_in_words(self) -> str:
+        return f"{self.common:,.0f} {UNITS[self.by]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """{"runs": figures of each, "by": axis, "at": the common budget, "unequal": [...],
+        "remarks": [...], "verdict": {...}, "scores": [...]}."""
+        return {
+            "runs": [
+                figures_json(each.figures)
+                | {"at": {"value": self.common, "eval_loss": each.common_loss}}
+                for each in self.runs
+            ],
+            "by": self.by,
+            "at": self.common,
+            "unequal": list(self.terms.unequal),
+            "remarks": list(self.terms.remarks),
+            "verdict": dataclasses.asdict(self.verdict),
+            "scores": [scored_rows.as_json(scored) for scored in self.scores],
+        }
+
+
+def first_train_loss(run: RunDir) -> float | None:
+    losses = series_of(run).train.get("train/loss")
+    return float(losses[0]) if len(losses) and math.isfinite(losses[0]) else None
+
+
+def figures_json(figures: RunFigures) -> dict[str, Any]:
     """The figures of one run, from what its worker wrote; None where it wrote nothing."""
-    figures = run_figures(run)
-    train = series_of(run).train.get("train/loss")
     return {
-        "id": run.id,
+        "id": figures.run.id,
         "name": figures.entry.name,
         "model": figures.entry.model,
         "method": figures.entry.method,
@@ -42,10 +102,7 @@ def row(run: RunDir) -> dict[str, Any]:
         "peak_bytes": figures.peak_bytes,
         "energy_wh": figures.energy_wh,
         "forgetting": figures.forgetting,
-        "train_loss": {
-            "first": float(train[0]) if len(train) and math.isfinite(train[0]) else None,
-            "last": figures.train_loss,
-        },
+        "train_loss": {"first": first_train_loss(figures.run), "last": figures.train_loss},
         "eval_loss": {"base": figures.base_loss, "final": figures.loss},
         "artifact_bytes": figures.artifact_bytes,
         "data_hash": figures.data_hash or None,
@@ -53,33 +110,22 @@ def row(run: RunDir) -> dict[str, Any]:
     }
 
 
-def compare(runs: list[RunDir], by: str = "step") -> dict[str, Any]:
-    """{"runs": rows, "by": axis, "at": the largest budget that all reached, "unequal": [...],
-    "remarks": [...], "verdict": {...}, "scores": [...]}.
-
-    Each row gets `at`: its evaluation loss at that common budget, so that a run that trained
-    longer is not praised for it. In the verdict, runs that differ in their seed alone are one.
-    """
+def compare(runs: list[RunDir], by: str = "step") -> Comparison:
+    """Raises LabError for an unknown axis."""
     if by not in AXES:
         raise LabError(f"Cannot compare by '{by}'.", f"Choose one of: {', '.join(AXES)}.")
-    rows = [row(run) for run in runs]
-    key = "steps" if by == "step" else by
-    common = min((figures[key] or 0 for figures in rows), default=0)
-    for figures, run in zip(rows, runs, strict=True):
-        at, losses = run_curve(run_figures(run), "eval/loss", AXES[by], with_base=False)
+    all_figures = [run_figures(run) for run in runs]
+    budgets = [getattr(figures, "steps" if by == "step" else by) for figures in all_figures]
+    common = min(budgets, default=0)
+    compared = []
+    for figures in all_figures:
+        at, losses = run_curve(figures, "eval/loss", by, with_base=False)
         reached = losses[at <= common]
-        figures["at"] = {
-            "value": common,
-            "eval_loss": float(reached[-1]) if len(reached) else None,
-        }
+        compared.append(ComparedRun(figures, float(reached[-1]) if len(reached) else None))
     those = contestants(runs)
     terms = equal_terms(those, lambda each: each.name)
-    return {
-        "runs": rows,
-        "by": by,
-        "at": common,
-        "unequal": list(terms.unequal),
-        "remarks": list(terms.remarks),
-        "verdict": dataclasses.asdict(verdict(those, terms, lambda each: each.name)),
-        "scores": scored_rows.as_json(those),
-    }
+    return Comparison(
+        tuple(compared), by, common, terms,
+        verdict(those, terms, lambda each: each.name),
+        tuple(scored_rows.scored_sets(those)),
+    )  # fmt: skip

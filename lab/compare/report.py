@@ -72,7 +72,7 @@ def as_json(contestants: Sequence[Contestant], names: Names, price: float = 0.0)
             for x, y in PLANES
             if len(plane := points(contestants, x, y, price)) > 1
         ],
-        "scores": scored_rows.as_json(contestants),
+        "scores": [scored_rows.as_json(each) for each in scored_rows.scored_sets(contestants)],
         "notes": notes.read(ids_of(contestants)),
     }
 

@@ -205,22 +205,24 @@ def name_of(name: str, contestants: Sequence[Contestant], names: Names) -> str:
     return "base model"
 
 
-def as_json(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
-    """Every set with figures, answers and the differences of every two, as JSON values."""
+def differences(scored: ScoredSet) -> list[RowDifference]:
+    """Of every two of its models."""
     return [
-        {
-            "set": scored.sheet.dataset,
-            "kind": scored.sheet.kind,
-            "main": scored.sheet.main,
-            "rows": [asdict(question) for question in scored.sheet.questions],
-            "models": [{"model": name, **asdict(scored.model(name))} for name in scored.models],
-            "missing": list(scored.missing),
-            "best": {key: best_of(scored, key) or None for key in scored.figures},
-            "differences": [
-                asdict(difference(scored, first, second))
-                for index, first in enumerate(scored.models)
-                for second in scored.models[index + 1 :]
-            ],
-        }
-        for scored in scored_sets(contestants)
+        difference(scored, first, second)
+        for index, first in enumerate(scored.models)
+        for second in scored.models[index + 1 :]
     ]
+
+
+def as_json(scored: ScoredSet) -> dict[str, Any]:
+    """A set with figures, answers and the differences of every two, as JSON values."""
+    return {
+        "set": scored.sheet.dataset,
+        "kind": scored.sheet.kind,
+        "main": scored.sheet.main,
+        "rows": [asdict(question) for question in scored.sheet.questions],
+        "models": [{"model": name, **asdict(scored.model(name))} for name in scored.models],
+        "missing": list(scored.missing),
+        "best": {key: best_of(scored, key) or None for key in scored.figures},
+        "differences": [asdict(pair) for pair in differences(scored)],
+    }

@@ -25,6 +25,7 @@ from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
 from lab.runs.status import Status
 from lab.spec import RunSpec
+from tests.compare.recorded import change_event, record, write_lines
 
 
 @pytest.fixture
@@ -320,48 +321,31 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
     assert "2.0000" in shown and "7.39" in shown and "5 sequences, 1,234 loss tokens" in shown
 
 
-def figures(name: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "id": name, "name": name, "method": name, "model": "m", "state": "done", "seed": 0,
-        "trainable": 10, "parameters": 100, "steps": 5, "tokens": 500, "seconds": 5.0,
-        "tokens_per_s": 100.0, "peak_bytes": 10**9, "artifact_bytes": 10**6,
-        "eval_loss": {"base": 3.25, "final": 2.25}, "train_loss": {"first": 4.0, "last": 1.25},
-        "at": {"value": 5, "eval_loss": 2.5}, **changes,
-    }  # fmt: skip
-
-
 def lines_with(shown: str, *words: str) -> list[str]:
     return [line for line in shown.splitlines() if any(word in line for word in words)]
 
 
 def test_a_comparison_says_each_loss_and_what_is_not_equal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lab_home: Path
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from lab.cli import compare
-
-    pair = [make(name, lab_home, "done") for name in ("aaaa", "bbbb")]
-    requests: list[str] = []
-
-    def compared(runs: Any, by: str) -> dict[str, Any]:
-        requests.append(by)
-        unequal = ["They trained on different data: x, y."] if by == "step" else []
-        verdict = {"headline": "one leads: 2.25", "detail": "", "badges": [{"text": "Half"}]}
-        return {"runs": [figures("one"), figures("two")], "by": by, "at": 5, "unequal": unequal,
-                "remarks": [], "verdict": verdict, "scores": []}  # fmt: skip
-
-    monkeypatch.setattr(compare, "compare", compared)
-    assert cli.main(["compare", pair[0].id, pair[1].id]) == 0
+    short = record("aaaa", "short", losses=(2.9, 2.5))
+    long = record("bbbb", "long", losses=(2.9, 2.4, 2.25))
+    assert cli.main(["compare", short.id, long.id, "--by", "tokens"]) == 0
     shown = capsys.readouterr().out
-    assert "Not comparable: They trained on different data" in shown
-    assert "one leads: 2.25" in shown and "Half" in shown
-    for words, value in (("loss, base", "3.2500"), ("loss, final", "2.2500"),
-                         ("loss at 5 steps", "2.5000"), ("loss, last step", "1.2500")):  # fmt: skip
+    assert "0.25 ± 0.00 below short by example." in shown
+    assert "Not comparable" not in shown and lines_with(shown, "loss at 1,000 tokens")
+    change_event(long, "data", held_out_hash="others")
+    assert cli.main(["compare", short.id, long.id]) == 0
+    shown = capsys.readouterr().out
+    (unequal,) = lines_with(shown, "Not comparable")
+    assert "They are measured on different held-out examples." in unequal
+    for words, first, second in (
+        ("loss, base", "3.5900", "3.5900"), ("loss, final", "2.5000", "2.2500"),
+        ("loss at 2 steps", "2.5000", "2.4000"), ("loss, last step", "2.6000", "2.3500"),
+    ):  # fmt: skip
         (line,) = lines_with(shown, words)
-        assert line.count(value) == 2, line
-    assert cli.main(["compare", pair[0].id, pair[1].id, "--by", "tokens"]) == 0
-    assert "Not comparable" not in capsys.readouterr().out
-    assert requests == ["step", "tokens"]
-    assert cli.main(["compare", pair[0].id, pair[0].id]) == 2
+        assert line.split()[-2:] == [first, second], line
+    assert cli.main(["compare", short.id, short.id]) == 2
     assert "named twice" in capsys.readouterr().err
 
 
@@ -372,8 +356,10 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     from lab.cli import race as verb
 
     runs = [make(name, lab_home, state) for name, state in (("aaaa", "done"), ("bbbb", "failed"))]
-    rows = [figures("worse", at={"eval_loss": 2.9}), figures("none", at={"eval_loss": None}),
-            figures("better", at={"eval_loss": 2.1})]  # fmt: skip
+    recorded = [record("cccc", "", "full", losses=(2.9,)), record("dddd", "", "ia3", losses=(1.0,)),
+                record("eeee", "", "vera", losses=(2.1,))]  # fmt: skip
+    change_event(recorded[0], "data", held_out_hash="others")
+    write_lines(recorded[1].metrics, record_reader.metrics(recorded[1], "train"))  # not evaluated
     requests: list[Any] = []
     plans = [PlannedRun(name, 0, "default", CheckedRun(RunSpec(name=name), {})) for name in "ab"]
 
@@ -390,9 +376,8 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     monkeypatch.setattr(verb.race_start, "check", check)
     monkeypatch.setattr(verb.race_start, "start", lambda plans, terms: ("race-x", runs))
     monkeypatch.setattr(verb, "_score", lambda race_id: None)
-    monkeypatch.setattr(
-        verb, "compare", lambda runs, by: {"runs": rows, "by": "step", "at": 5, "unequal": []}
-    )
+    compare = verb.compare
+    monkeypatch.setattr(verb, "compare", lambda runs, by: compare(recorded, by))
     monkeypatch.setattr(
         verb.follow,
         "follow",
@@ -402,10 +387,10 @@ def test_the_best_of_a_race_stands_first_and_a_failure_is_the_exit_code(
     file.write_text("{}")
     arguments = ["race", str(file), "--methods", "a, b", "--budget", "steps=5", "--seeds", "3"]
     assert cli.main([*arguments, "--wait"]) == 1, "One of them failed."
-    order = [
-        line.split()[0] for line in lines_with(capsys.readouterr().out, "better", "worse", "none")
-    ]
-    assert order == ["better", "worse", "none"]
+    order = ["vera", "full", "ia3"]
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in lines_with(shown, "vera", "full", "ia3")][:3] == order
+    assert "Not comparable: They are measured on different held-out examples." in shown
     assert requests == [(["a", "b"], verb.Budget("steps", 5)), (3, 0)]
     write_json(runs[1].result, {"state": "done"})
     assert cli.main([*arguments, "--wait"]) == 0

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lab.atomic_files import write_json
-from lab.compare.comparison import compare, row
+from lab.compare.comparison import compare, figures_json
+from lab.compare.run_figures import run_figures
 from lab.paths import RunDir
 
 Lines = list[dict[str, Any]]
@@ -67,7 +68,7 @@ def test_every_figure_comes_from_its_own_record(recorded: Any) -> None:
     (run.artifact / "adapter.safetensors").write_bytes(b"x" * 77)
     (run.checkpoints / "step-4").mkdir(parents=True)
     (run.checkpoints / "step-4" / "weights").write_bytes(b"x" * 5000)
-    found = row(run)
+    figures = figures_json(run_figures(run))
     expected = {
         "steps": 12, "tokens": 1200, "loss_tokens": 480, "seconds": 24.0, "flops": 12e9,
         "tokens_per_s": 50.0, "peak_bytes": 50, "trainable": 10, "parameters": 1000,
@@ -76,12 +77,13 @@ def test_every_figure_comes_from_its_own_record(recorded: Any) -> None:
         "train_loss": {"first": 4.9, "last": 3.8},
         "eval_loss": {"base": 6.0, "final": 4.88},
     }  # fmt: skip
-    assert {key: found[key] for key in expected} == expected
+    assert {key: figures[key] for key in expected} == expected
 
 
 def test_a_base_that_is_measured_last_is_still_the_base(recorded: Any) -> None:
     run = recorded("aaaa", steps(4), [*evaluated(2, 4), BASE | {"step": 5}])
-    assert row(run)["eval_loss"] == {"base": 6.0, "final": 4.96}
+    figures = run_figures(run)
+    assert (figures.base_loss, figures.loss) == (6.0, 4.96)
 
 
 def test_a_model_that_grew_trains_what_it_had_grown_to(recorded: Any) -> None:
@@ -90,18 +92,18 @@ def test_a_model_that_grew_trains_what_it_had_grown_to(recorded: Any) -> None:
         {"kind": "unfrozen", "trainable": 20},
         {"kind": "unfrozen", "trainable": 35},
     ]
-    assert row(recorded("aaaa", steps(2), [], events))["trainable"] == 35
+    assert run_figures(recorded("aaaa", steps(2), [], events)).trainable == 35
 
 
 def test_a_run_that_wrote_nothing_has_no_figures(recorded: Any) -> None:
     empty = recorded("aaaa", [], [])
-    found = row(empty)
-    figures = ("steps", "tokens", "loss_tokens", "seconds", "flops")
-    assert [found[key] for key in figures] == [0] * 5 and found["tokens_per_s"] is None
-    assert found["peak_bytes"] is None and found["eval_loss"] == {"base": None, "final": None}
+    figures = figures_json(run_figures(empty))
+    counters = ("steps", "tokens", "loss_tokens", "seconds", "flops")
+    assert [figures[key] for key in counters] == [0] * 5 and figures["tokens_per_s"] is None
+    assert figures["peak_bytes"] is None and figures["eval_loss"] == {"base": None, "final": None}
     other = recorded("bbbb", steps(3), [BASE, *evaluated(3)])
     both = compare([empty, other])
-    assert both["at"] == 0 and both["runs"][1]["at"]["eval_loss"] is None
+    assert both.common == 0 and both.runs[1].common_loss is None
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_the_longer_run_is_measured_where_the_shorter_one_ended(
     first = recorded("aaaa", steps(8), [BASE, *evaluated(2, 4, 8)])
     second = recorded("bbbb", steps(20, tokens=200), [BASE, *evaluated(4, 8, 20, tokens=200)])
     for pair in ([first, second], [second, first]):
-        answer = compare(pair, by)
+        answer = compare(pair, by).to_json()
         assert (answer["by"], answer["at"]) == (by, common)
         reached = {run["id"][-4:]: run["at"] for run in answer["runs"]}
         assert reached["aaaa"] == {"value": common, "eval_loss": pytest.approx(short)}
@@ -125,7 +127,7 @@ def test_the_longer_run_is_measured_where_the_shorter_one_ended(
 def test_the_base_is_no_evaluation_of_the_run(recorded: Any) -> None:
     first = recorded("aaaa", steps(2), [BASE, *evaluated(2)])
     second = recorded("bbbb", steps(9), [BASE, *evaluated(9)])
-    assert compare([first, second])["runs"][1]["at"]["eval_loss"] is None, (
+    assert compare([first, second]).runs[1].common_loss is None, (
         "At step 2 it had not been evaluated yet."
     )
 
@@ -136,4 +138,4 @@ def test_other_held_out_rows_are_told_of_real_runs(recorded: Any) -> None:
         recorded(name, steps(3), [BASE], [same | {"held_out_hash": rows}])
         for name, rows in (("aaaa", "these"), ("bbbb", "those"))
     ]
-    assert compare(runs)["unequal"] == ["They are measured on different held-out examples."]
+    assert compare(runs).terms.unequal == ("They are measured on different held-out examples.",)

@@ -37,6 +37,6 @@ def test_two_real_runs_get_a_verdict_by_example(trained: list[RunDir]) -> None:
     assert difference is not None and difference.rows == 5
     gap = (full.value("loss") or 0) - (lora.value("loss") or 0)
     assert difference.mean == pytest.approx(gap, abs=1e-5)
-    answer = json.loads(json.dumps(compare(trained)))
+    answer = json.loads(json.dumps(compare(trained).to_json()))
     assert answer["unequal"] == [] and answer["verdict"]["case"] in ("one seed", "no difference")
     assert answer["remarks"] == []

@@ -166,10 +166,10 @@ def test_the_best_and_the_worst_answers_of_a_model() -> None:
 
 def test_json_and_report_hold_the_scores_and_no_markup_of_names() -> None:
     first, second = record("aaaa", "<b>A"), record("bbbb", "B", "full")
-    assert compare([first, second])["scores"] == []
+    assert compare([first, second]).scores == ()
     score_run(first, FIRST, BASE)
     score_run(second, SECOND)
-    (scores,) = json.loads(json.dumps(compare([first, second])["scores"]))
+    (scores,) = json.loads(json.dumps(compare([first, second]).to_json()["scores"]))
     assert scores["set"] == "builtin:text-to-shell" and scores["main"] == "exact_match"
     assert [each["figures"]["exact_match"] for each in scores["models"]] == [0.0, 0.9, 0.2]
     assert scores["best"]["exact_match"] == f"run:{first.id}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lab import paths
-from lab.compare.comparison import row
+from lab.compare.comparison import compare
 from lab.errors import LabError
 from lab.paths import RunDir
 from lab.runs import actions, export_import
@@ -31,13 +31,13 @@ def exported(trained: list[RunDir], tmp_path: Path) -> Path:
 
 def test_there_and_back(trained: list[RunDir], exported: Path) -> None:
     run = trained[1]
-    before, card = row(run), (run.artifact / "README.md").read_bytes()
+    before, card = compare([run]).to_json(), (run.artifact / "README.md").read_bytes()
     again = export_import.import_run(exported)
     assert again.id != run.id, "its id is taken, so it gets another one"
     actions.delete(run)
     same = export_import.import_run(exported)
     assert same.id == run.id and status(same).state == "done"
-    assert row(same) == before
+    assert compare([same]).to_json() == before
     assert (same.checkpoints / "step-8" / "manifest.json").is_file()
     assert (same.artifact / "README.md").read_bytes() == card, "the model card travels"
     assert not same.process.exists()

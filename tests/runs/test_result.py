@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lab.atomic_files import read_object
-from lab.compare.comparison import compare, row
+from lab.compare.comparison import compare
+from lab.compare.run_figures import run_figures
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
@@ -21,18 +22,18 @@ def pair(trained: list[RunDir]) -> list[RunDir]:
 
 
 def test_a_finished_run_tells_everything(pair: list[RunDir]) -> None:
-    full, lora = (row(run) for run in pair)
+    full, lora = map(run_figures, pair)
     assert status(pair[0]).state == "done"
-    assert full["trainable"] == full["parameters"] > lora["trainable"] > 0
+    assert full.trainable == full.parameters and lora.trainable
     # all-linear, rank 16, two layers: r (in + out) summed over the seven projections
     layer = 16 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
-    assert lora["trainable"] == 2 * layer
+    assert lora.trainable == 2 * layer < (full.trainable or 0)
     for figures in (full, lora):
-        assert figures["steps"] == 12 and figures["flops"] > 0 and figures["peak_bytes"] > 1e8
-        assert figures["eval_loss"]["final"] < figures["eval_loss"]["base"]
-        assert figures["tokens_per_s"] > 0
-    answer = compare(pair, by="tokens")
-    assert answer["unequal"] == [] and answer["at"] == full["tokens"] == lora["tokens"]
+        assert figures.steps == 12 and figures.flops > 0 and (figures.peak_bytes or 0) > 1e8
+        assert figures.loss is not None and figures.base_loss is not None
+        assert figures.loss < figures.base_loss and (figures.tokens_per_s or 0) > 0
+    comparison = compare(pair, by="tokens")
+    assert comparison.terms.unequal == () and comparison.common == full.tokens == lora.tokens
 
 
 def test_the_directory_holds_the_contract(pair: list[RunDir]) -> None:
