@@ -25,8 +25,8 @@ from lab.runs import actions, supervisor_start
 # take up to fifty times as long over small tensors. Workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from lab import access, paths, process
-from lab.atomic_files import read_object
+from lab import access, host, paths, process
+from lab.atomic_files import read_object, write_json
 from lab.hub import settings
 from lab.models.catalog import BUILT_IN
 from lab.preflight.client import planner
@@ -59,9 +59,11 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def lab_home(tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty LAB_HOME for each test; workers that it leaves behind are killed."""
+    """A LAB_HOME for each test in which the processor has been timed, and nothing else is; workers
+    that it leaves behind are killed."""
     home = tmp_path / "home"
     monkeypatch.setenv("LAB_HOME", str(home))
+    processor_timed(home)
     monkeypatch.setenv("LAB_MODELS", str(small_models))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # the disk need not have it before the test goes on; that it is asked to, some tests look at
@@ -71,6 +73,14 @@ def lab_home(tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch
     access.current.cache_clear()  # its token is that of another home
     yield home
     end_workers(home)
+
+
+def processor_timed(home: Path) -> None:
+    """Leave a speed of this processor in `home`: predicted times rest on it, and each process that
+    finds none spends a second of both cores on it."""
+    processor = {"cpu_peak_flops": 5e10, "cores": os.cpu_count(), "occasions": host.OCCASIONS}
+    paths.make_folder(home)
+    write_json(home / "machine.json", {"v": 1, **processor, "time": 0.0})
 
 
 def end_workers(home: Path) -> None:

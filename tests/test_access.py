@@ -118,9 +118,11 @@ def test_a_record_that_others_could_read_or_make_does_not_count(
 
 
 def test_a_home_that_cannot_be_written_costs_no_protection(
-    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab_home.write_text("not a folder")
+    home = tmp_path / "not a folder"
+    home.write_text("")
+    monkeypatch.setenv("LAB_HOME", str(home))
     now = access.load()
     assert len(now.token) >= 32
     assert now.token != access.load().token

@@ -17,7 +17,6 @@ from lab.errors import LabError
 
 @pytest.fixture
 def file(lab_home: Path) -> Path:
-    lab_home.mkdir()
     return lab_home / "job.json"
 
 

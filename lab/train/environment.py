@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from importlib.metadata import version
@@ -23,7 +24,7 @@ def environment(spec: RunSpec, device: Any) -> dict[str, Any]:
     return {
         "v": 1,
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": dict(package_versions()),
         "cuda": torch.version.cuda,
         "device": name or platform.machine(),
         "gpu": devices.pinned() or None if device.type == "cuda" else None,
@@ -33,6 +34,12 @@ def environment(spec: RunSpec, device: Any) -> dict[str, Any]:
         "pid": os.getpid(),
         "host": platform.node(),
     }
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Of what this process has imported. Read once: pip may replace the files meanwhile."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def git_revision() -> str | None:

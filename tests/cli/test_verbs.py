@@ -29,6 +29,7 @@ def test_catalogues(lab: Callable[..., Any]) -> None:
 
 
 def test_doctor(lab: Callable[..., Any], lab_home: Path) -> None:
+    (lab_home / "machine.json").unlink()
     facts = lab("doctor")
     assert facts["missing"] == [] and facts["cpu_peak_flops"] > 1e9
     stored = json.loads((lab_home / "machine.json").read_text())

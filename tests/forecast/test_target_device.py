@@ -129,6 +129,7 @@ def test_runs_and_forecasts_know_the_same_cards() -> None:
 def test_a_busy_moment_does_not_lower_the_speed_of_the_processor(
     lab_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    host.machine_file().unlink()
     measured = iter([5e9, 2e9, 7e9, 1e9])
     monkeypatch.setattr(host, "product_flops", lambda seconds: next(measured))
     assert [host.time_product() for _ in range(3)] == [5e9, 5e9, 7e9]
@@ -142,6 +143,7 @@ def test_a_busy_moment_does_not_lower_the_speed_of_the_processor(
 def test_a_processor_that_was_timed_while_it_was_busy_is_timed_again_a_few_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    host.machine_file().unlink()
     timed = iter([2e9, 8e9, 3e9, 4e9, 5e9, 9e99])
     monkeypatch.setattr(host, "product_flops", lambda seconds: next(timed))
     now = 1e9

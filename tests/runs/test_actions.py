@@ -165,7 +165,6 @@ def test_waiting_ends_with_the_run_or_with_patience(run: RunDir) -> None:
 def test_a_disk_that_cannot_be_written_is_said(
     lab_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab_home.mkdir()
     (lab_home / "runs").write_text("a file in the way")
     with pytest.raises(LabError, match="cannot be written"):
         actions.create_run_dir(PLAN)
