@@ -188,6 +188,11 @@ class DataSpec:
         formerly="general_set",
     )
 
+    @property
+    def held_out_fraction(self) -> float:
+        """Of the examples of `dataset`: none where a dataset of its own is evaluated."""
+        return 0.0 if self.eval_dataset else self.eval_fraction
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:

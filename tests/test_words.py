@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -28,7 +29,12 @@ REPLACED = {
 }
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@functools.cache
+def texts() -> list[tuple[str, str]]:
+    return list(read_texts())
+
+
+def read_texts() -> Iterator[tuple[str, str]]:
     """(file and line, text) of every string that is no docstring, of f-strings their words."""
     for top in (
         "pages",

@@ -141,15 +141,18 @@ def at_size(option: Option, case: AdviceCase, other: AdviceCase) -> Option:
     tokens = other.tokens * settings.epochs_of(other)
     share = tokens / (case.tokens * settings.epochs_of(case))
     before, after = card_of(case), card_of(other)
+    watts = 1.0  # of the other card, in those of the first
     if before and after:
         share *= before.flops / after.flops
+        watts = after.watts / before.watts
     seconds = option.seconds and option.seconds * share
-    energy = option.energy_wh and option.energy_wh * share
+    energy = option.energy_wh and option.energy_wh * share * watts
     return dataclasses.replace(
         option,
         forecast=dataclasses.replace(option.forecast, memory=memory),
         room_bytes=room,
         seconds=seconds,
+        energy_wh=energy,
         usd=_usd(other, seconds, energy, prices.current()),
     )
 

@@ -83,7 +83,7 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
             f"No row of '{dataset.id}' can be used: {reader.invalid_summary() or trouble}.",
             "Name the right columns, or choose another template.",
         )
-    _, held_out = batches.split_indices(len(examples), data.eval_fraction)
+    _, held_out = batches.split_indices(len(examples), data.held_out_fraction)
     flat = [sequence for index in usable for sequence in sequences[index]]
     texts = [
         example.text or "\n".join(map(message_words, example.messages)) for example in examples

@@ -309,6 +309,9 @@ def test_a_case_moves_without_new_forecasts() -> None:
     assert option.seconds is not None and moved.seconds == pytest.approx(
         2 * option.seconds * 165.2 / 117
     )
+    assert option.energy_wh and moved.energy_wh == pytest.approx(
+        option.energy_wh * moved.seconds / option.seconds * 200 / 450
+    )
 
 
 def test_general_ability_decides_unless_evidence_says_otherwise() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
-from lab.data import duplicates
+from lab.data import dataset_preview, duplicates
 from lab.data.duplicates import find_duplicates
+from tests.conftest import write_rows
 
 
 def sentence(words: list[str]) -> str:
@@ -87,3 +89,15 @@ def test_small_changes_are_found_wherever_they_stand() -> None:
     for place in range(0, 120, 3):
         rows.append(sentence([*words[:place], f"unlike{place}", *words[place + 1 :]]))
     assert {pair[1] for pair in find_duplicates(rows).near} == set(range(1, 40))
+
+
+def test_rows_leak_only_where_a_part_of_them_is_held_out(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"prompt": name, "completion": 40 * name} for name in vocabulary(3, 10)]
+    write_rows(tmp_path / "rows.jsonl", 2 * rows)
+    write_rows(tmp_path / "others.jsonl", [{"prompt": "What is new?", "completion": "Nothing."}])
+    data = {"dataset": str(tmp_path / "rows.jsonl"), "eval_fraction": 0.2}
+    spec = {"model": str(tiny_model), "data": data}
+    assert dataset_preview.look(spec).counts.leaks > 0
+    spec["data"] = data | {"eval_dataset": str(tmp_path / "others.jsonl")}
+    page = dataset_preview.look(spec)
+    assert (page.counts.duplicates, page.counts.leaks, page.leaks) == (10, 0, ())

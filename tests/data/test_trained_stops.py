@@ -104,8 +104,13 @@ def make_base(folder: Path, tokenizer: Any, kind: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("kind", KINDS)
+# which end is learned does not depend on the method: an adapter has to learn one of its own and one
+# that the model had, and to say them when it is merged
+WITH_ADAPTER = ("plain", "chatml with its tokens", "the next role ends", "channels")
+CASES = [(kind, "full") for kind in KINDS] + [(kind, "lora") for kind in WITH_ADAPTER]
+
+
+@pytest.mark.parametrize(("kind", "method"), CASES)
 def test_a_trained_answer_ends(kind: str, method: str, byte_tokenizer: Any, tmp_path: Path) -> None:
     make_base(tmp_path / "base", byte_tokenizer, kind)
     questions = [{"role": "user", "content": text} for text in ("Hello", "you in", "is it", "form")]

@@ -26,7 +26,7 @@ from playwright.sync_api import Error as PlaywrightError
 from lab import access
 from lab.paths import ROOT
 from lab.runs import queue
-from tests.conftest import end_workers
+from tests.conftest import end_workers, processor_timed
 from tests.e2e import browser as chromium
 
 PATIENCE_S = 150  # at most for each thing to come: the machine is busy with other stories
@@ -114,6 +114,7 @@ def running_server(
     small_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server") / "home", small_models)
+    processor_timed(server.home)
     server.start()
     yield server
     server.kill()
@@ -138,7 +139,7 @@ def lab_home(
     end_chat(home)
     # without access.json a restart would know no browser; what was traced for one story's form
     # need not be traced for the next one's
-    empty(home, (running_server.log.name, "access.json", "cache"))
+    empty(home, (running_server.log.name, "access.json", "cache", "machine.json"))
     if (home / "cache").is_dir():
         empty(home / "cache", ("memory",))
 
