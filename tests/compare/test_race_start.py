@@ -151,6 +151,11 @@ def test_contestants_of_one_method_differ_by_their_settings() -> None:
         assert words in str(error.value)
 
 
+def test_the_questions_of_most_people_come_first() -> None:
+    names = [ready.name for ready in ready_races.all_ready()]
+    assert names[:3] == ["equal-work", "forgetting", "facts"] and names[3:] == sorted(names[3:])
+
+
 def test_ready_races_are_races_and_their_tests_name_their_contestants() -> None:
     from lab.compare.claim_verdicts import FIGURES, RATE
     from lab.evals.score import TITLES
