@@ -16,7 +16,7 @@ with user_errors():
     for setting in settings:
         setting.estimates.look(f"methods{setting.letter}")
 complete_at_start = all(setting.estimates.is_complete for setting in settings)
-every = None if complete_at_start else 1.0
+every = None if complete_at_start else 2.0  # a chart and a table are drawn each time
 
 
 @fragment(run_every=every)

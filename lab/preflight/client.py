@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import IO, Any
 
@@ -40,14 +40,16 @@ class Asking:
     """What a page asks, for as long as it wants to know.
 
     `with asking.active():` around calls of the planner; `asking.cancel()` from any thread ends
-    those that run, and every later one, with Abandoned.
+    those that run, and every later one, with Abandoned. So does a question that is asked when
+    `is_wanted` says that nobody waits for the answer any more.
     """
 
     _current: ContextVar[Asking | None] = ContextVar("asking", default=None)
 
-    def __init__(self) -> None:
+    def __init__(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
         self._lock = threading.Lock()
         self._requests: set[Request] = set()
+        self._is_wanted = is_wanted
         self.is_cancelled = False
 
     @contextlib.contextmanager
@@ -68,6 +70,7 @@ class Asking:
 
     def _add(self, request: Request) -> None:
         with self._lock:
+            self.is_cancelled = self.is_cancelled or not self._is_wanted()
             if self.is_cancelled:
                 raise Abandoned
             self._requests.add(request)

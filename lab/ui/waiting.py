@@ -15,7 +15,8 @@ from lab.preflight.client import Abandoned, Asking
 
 Answer = TypeVar("Answer")
 TICK_S = 0.3
-GONE_S = 5.0  # a page that waits looks once a second
+GONE_S = 5.0  # a page that waits looks every second or two
+UNSEEN_S = 30.0  # so late is the look of a page that is open, in a busy browser, at most
 
 
 class BackgroundJob:
@@ -27,7 +28,7 @@ class BackgroundJob:
     """
 
     def __init__(self) -> None:
-        self.asking = Asking()
+        self.asking = Asking(self._is_wanted)
         self.error: Exception | None = None
         self.is_complete = self.was_abandoned = False
         self.thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
@@ -56,9 +57,18 @@ class BackgroundJob:
         """Whether a session that returns needs a new job."""
         return self.was_abandoned or self.asking.is_cancelled
 
+    def _is_wanted(self) -> bool:
+        """Whether a page looks at it, or none has yet."""
+        with _lock:
+            newest = max(self._seen_by.values(), default=None)
+        return newest is None or time.monotonic() - newest < UNSEEN_S
+
     def look(self, position: str) -> None:
-        """This session looks at it, at `place`; what it saw there before is given up, unless
-        another session looks at that."""
+        """This session looks at it, at `position`; what it saw there before is given up, unless
+        another session looks at that. A page that nobody has seen for a while, and whose job was
+        given up for that, is drawn anew with another job."""
+        if self.was_abandoned or self.asking.is_cancelled:
+            st.rerun()
         context = get_script_run_ctx()
         session = context.session_id if context else ""
         with _lock:

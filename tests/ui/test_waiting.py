@@ -73,6 +73,40 @@ def test_what_another_session_looks_at_goes_on(monkeypatch: pytest.MonkeyPatch) 
     assert shared.asking.is_cancelled
 
 
+class Questions(BackgroundJob):
+    """Asks one small question after another."""
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__()
+        self.planner, self.answers = planner, 0
+
+    def ask(self) -> None:
+        while True:
+            self.planner.ask({"ask": "echo", "value": 1, "seconds": 0.01})
+            self.answers += 1
+
+
+def test_questions_end_when_the_page_is_left(
+    endless: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else takes the place of what was looked at: the page is closed, or another open."""
+    monkeypatch.setattr(waiting, "UNSEEN_S", 0.5)
+    as_session(monkeypatch, "anna")
+    job = Questions(endless).start()
+    until(lambda: job.answers > 1, "Before the first look it works already.")
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        job.look("here")
+        time.sleep(0.02)
+    assert not job.was_abandoned, "Somebody looks."
+    until(lambda: job.was_abandoned, "It goes on, though nobody looks any more.")
+    assert not job.is_complete and job.error is None and job.is_stale
+    reruns: list[str] = []
+    monkeypatch.setattr(waiting.st, "rerun", lambda: reruns.append("the page"))
+    job.look("here")
+    assert reruns, "The page would wait for good."
+
+
 def test_a_changed_form_ends_the_forecast_of_the_old_one(endless: Planner) -> None:
     old = estimate_panel.job_for({"name": "old form"})
     old.look("forecast")
