@@ -88,6 +88,8 @@ def test_parameters_are_counted_with_the_adapter(small_run: Work, small_model: P
     for found in (event, summary):
         assert (found["parameters"], found["trainable"]) == (base + own, own)
     assert summary["planned_steps"] == summary["step"] == 2 and summary["packing"] == "off"
+    files = [path for path in run.artifact.rglob("*") if path.is_file()]
+    assert summary["artifact_bytes"] == sum(file.stat().st_size for file in files)
     assert summary["peak_bytes"] >= max(summary["peaks"].values()) > 0
     assert {"load", "forward", "backward", "optimizer", "save"} <= summary["peaks"].keys()
 
@@ -181,6 +183,23 @@ def test_other_held_out_rows_are_no_resume(
     file.write_text("".join(lines[:5]))
     assert attempt_again(run) == 1
     assert "has changed since the last attempt" in status(run).message
+    file.write_text("".join(lines[:6]))
+    records = [json.loads(line) for line in run.events.read_text().splitlines()]
+    other = [r | {"train_hash": "ab12"} if r["kind"] == "data" else r for r in records]
+    run.events.write_text("".join(f"{json.dumps(record)}\n" for record in other))
+    assert attempt_again(run) == 1, "nor are other rows to learn from"
+    assert "has changed since the last attempt" in status(run).message
+
+
+def test_the_bases_own_answers_are_mixed_in(
+    small_run: Work, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt.forgetting, "prompts", lambda: ["w3", "w4 w5", "w6"])
+    run = small_run("lora", data={"general_fraction": 0.1}, train=SHORT)
+    event = record_reader.last_event(run, "data")
+    assert (event["general_rows"], event["train_rows"]) == (2, 21), "a tenth of all"
+    phases = [record["phase"] for record in record_reader.events(run, "phase")]
+    assert phases.index("evaluating") < phases.index("training"), "the base answers first"
 
 
 def test_a_lost_part_of_a_checkpoint_is_told(small_run: Work) -> None:

@@ -83,6 +83,8 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
     """A compiler that fails at its first call: a warning, and the very losses of a plain run."""
     import torch
 
+    from lab.train import loop
+
     settings = {"batch_size": 4, "max_steps": 3, "save_steps": 0}
     plain = losses(work_here("full", train=settings))
 
@@ -92,8 +94,17 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
 
         layer._compiled_call_impl = fail
 
+    summed, widths = loop.summed_loss, set()
+
+    def note_width(model: Any, batch: Any, **how: Any) -> Any:
+        if type(batch["input_ids"]) is torch.Tensor:  # the forecast traces the same step on fakes
+            widths.add(batch["input_ids"].shape[1])
+        return summed(model, batch, **how)
+
     monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    monkeypatch.setattr(loop, "summed_loss", note_width)
     run = work_here("full", train={**settings, "compile": "on"})
+    assert widths == {64}, "every row is as long as data.max_length, for which they are compiled"
     assert losses(run) == pytest.approx(plain, rel=1e-6)
     events = record_reader.events(run)
     assert "compiling" in [event.get("phase") for event in events]
