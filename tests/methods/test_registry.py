@@ -17,6 +17,7 @@ from lab.methods.parts.target_modules import (
     target_layers,
     weights_of,
 )
+from lab.spec import RunSpec
 from tests.methods import tiny
 
 
@@ -170,3 +171,36 @@ def test_a_default_that_a_model_does_not_take_is_fitted_and_a_choice_is_not(
     changes, notes = method.fit_defaults(model, method.config(**options))
     assert changes == changed
     assert len(notes) == len(changed) and all(words in note for note in notes)
+
+
+# names of options in earlier versions, under which runs on the disk have them
+FORMER = {
+    "adalora": {"warmup": "tinit_ratio", "settle": "tfinal_ratio", "targets": "target_modules"},
+    "bottleneck": {"start": "init"},
+    "ln_tuning": {"targets": "target_modules"},
+    "loha": {"targets": "target_modules"},
+    "lora": {
+        "targets": "target_modules", "start": "init_lora_weights", "rslora": "use_rslora",
+        "dora": "use_dora", "lr_ratio": "loraplus_lr_ratio", "train_also": "modules_to_save",
+    },
+    "lora8bit": {"start": "init_lora_weights", "lr_ratio": "loraplus_lr_ratio"},
+    "lora_embeddings": {"base_rate": "base_lr_ratio"},
+    "prefix": {"tokens": "num_virtual_tokens", "start": "init"},
+    "progressive": {"least_gain": "min_delta", "base_rate": "base_lr_ratio"},
+    "prompt": {"tokens": "num_virtual_tokens", "start": "init"},
+    "ptuning": {"tokens": "num_virtual_tokens"},
+    "qlora": {"start": "init_lora_weights", "levels": "quant_type", "compute": "compute_dtype"},
+    "top_layers_lora": {"base_rate": "base_lr_ratio"},
+    "vera": {"d_start": "d_initial", "targets": "target_modules"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_options_of_runs_of_an_earlier_lab_are_read(name: str) -> None:
+    for former, now in FORMER[name].items():
+        default = getattr(methods.get(name).config(), now)
+        value = 2 * default if isinstance(default, float) else default or ["norm"]
+        value = not default if isinstance(default, bool) else value
+        problems: list[Any] = []
+        spec = RunSpec.parse({"method": {"name": name, former: value}}, problems)
+        assert problems == [] and spec.method[now] == value, former

@@ -14,6 +14,7 @@ from lab.methods.parts import bottleneck_modules
 from lab.methods.parts.target_modules import target_layers
 from lab.models.decoder_structure import decoder_layers
 from lab.spec import RunSpec
+from lab.train.optimizer import is_vector
 from tests.methods import tiny
 
 
@@ -369,6 +370,16 @@ def test_virtual_tokens_are_as_many_as_pass_and_as_are_attended_to(name: str) ->
         output = model.eval()(input_ids=torch.arange(3, 9)[None], use_cache=True)
     held = output.past_key_values.get_seq_length()
     assert (widths[-1] - 6, held - widths[-1]) == method.virtual_tokens(config)
+
+
+@pytest.mark.every_method
+@pytest.mark.parametrize("name", methods.names())
+def test_weight_decay_has_no_effect_where_only_vectors_train(name: str) -> None:
+    method, _, model = applied(name, tiny.make_model("llama"))
+    trains = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
+    assert trains and method.trains_only_vectors == all(
+        is_vector(key, weight, method) for key, weight in trains
+    )
 
 
 # -- what a base takes in fewer bits ----------------------------------------------------

@@ -20,6 +20,7 @@ from lab.data import prepare
 from lab.data.batches import TrainingOrder
 from lab.paths import RunDir
 from lab.runs import actions, record_reader
+from lab.runs.held_out_losses import held_out_losses
 from lab.runs.status import status
 from lab.spec import RunSpec
 from lab.train import attempt
@@ -143,6 +144,11 @@ def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> N
     assert attempt_again(run) == 0
     assert record_reader.last_event(run, "plan")["resumed_at"] == 3
     assert run.metrics.read_text().count('"of": "base"') == 1, "the base is measured once"
+    rows, data = held_out_losses(run), record_reader.last_event(run, "data")
+    assert rows is not None and rows.rows_hash == data["held_out_hash"] != data["train_hash"]
+    last = record_reader.metrics(run, "eval")[-1]
+    assert rows.steps[-1] == last["step"] == 5
+    assert rows.sums[-1].sum() / rows.tokens.sum() == pytest.approx(last["eval/loss"], rel=1e-5)
     assert [event["step"] for event in record_reader.events(run, "sample")].count(0) == 1
     assert run.first_batch.read_bytes() == first
     assert "Resumed in a different environment" not in warnings(run)

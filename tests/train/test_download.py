@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.atomic_files import write_json
 from lab.data import hub as dataset_hub
 from lab.errors import Cancelled
 from lab.hub.progress import DownloadProgress
 from lab.models.catalog import ModelSource
+from lab.paths import RunDir
 from lab.spec import RunSpec
 from lab.train import download
 
@@ -107,3 +110,20 @@ def test_every_set_of_the_hub_that_is_gone_is_fetched_again(
     spec = RunSpec.from_json({"data": {"dataset": "org/here", "eval_dataset": "rows.jsonl"}})
     download.fetch_data(spec, telemetry, lambda: None)
     assert fetched == [], "what is here is not fetched"
+
+
+def test_each_branch_is_asked_for_what_was_written_before_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check wrote commits in place of what a person had written."""
+    model, data = (f"org/{name}#{'a' * 40}" for name in ("base", "rows"))
+    run = RunDir(tmp_path)
+    own = {"model": "org/base", "data": {"dataset": "org/rows"}}
+    write_json(run.spec, {"model": model, "data": {"dataset": data}, "requested": own})
+    monkeypatch.setattr(download, "BranchWatch", lambda *questions: questions)
+    monkeypatch.setattr(download.hub, "moved_on", lambda source, name: f"{source.id} {name}")
+    monkeypatch.setattr(dataset_hub, "moved_on", lambda wanted, name: f"{wanted} {name}")
+    for dataset, answer in ((data, f"{data} org/rows"), ("upload:rows", "")):
+        spec = RunSpec.from_json({"model": model, "data": {"dataset": dataset}})
+        of_base, of_data = download.watch_branches(run, spec, REMOTE)  # type: ignore[misc]
+        assert (of_base(), of_data()) == ("org/base org/base", answer)

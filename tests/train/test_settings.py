@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
@@ -75,6 +76,7 @@ def test_text_trains_on_every_token(work_here: Callable[..., RunDir], tmp_path: 
     run = work_here("full", data={"dataset": str(file), "packing": "on"}, train={"max_steps": 4})
     data = record_reader.last_event(run, "data")
     assert losses(run) and data["train_tokens"] - data["train_loss_tokens"] <= 40
+    assert (read_object(run.result) or {})["summary"]["packing"] == "on"
 
 
 def test_layers_that_cannot_be_compiled_train_as_they_are(

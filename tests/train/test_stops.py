@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
@@ -48,6 +49,8 @@ def test_a_cancel_interrupts_a_step_and_a_stop_waits_for_its_end(
     run = small_run("lora", train=QUIET)
     assert status(run).state == state and steps(run, "train") == trained
     assert run.artifact.is_dir() == (state == "stopped")
+    summary = (read_object(run.result) or {})["summary"]
+    assert (summary["step"], summary["planned_steps"]) == (trained[-1], 5), "how far, and of what"
     assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-2"] * (
         state == "stopped"
     )

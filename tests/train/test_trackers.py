@@ -234,6 +234,11 @@ def test_weights_and_biases_hears_nothing_unless_a_variable_says_so(
         ("finetune-lab", {"name": "run-1", "id": "run-1", "resume": "allow", "dir": folder}),
         "offline",
     ], "a resumed run goes on with its own, on this machine"
+    promised = {
+        "WANDB_DISABLE_GIT": "true", "WANDB_DISABLE_CODE": "true", "WANDB_ERROR_REPORTING": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False",
+    }  # fmt: skip
+    assert {name: os.environ.get(name) for name in promised} == promised
     trackers._log(tracker, {"v": 1, "kind": "train", "step": 6, "train/loss": 2.0, "tokens": 9})
     trackers._log(tracker, {"v": 1, "kind": "eval", "step": 6, "eval/loss": 1.0, "tokens": 9})
     assert calls[2:] == [
