@@ -24,7 +24,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab.atomic_files import read_object, remove_tree, sha256_of, sync_folder, write_json
+from lab.atomic_files import (
+    finite_number,
+    read_object,
+    remove_tree,
+    sha256_of,
+    sync_folder,
+    write_json,
+)
 from lab.errors import LabError
 from lab.models import headers
 from lab.models.weights import first_line, is_out_of_memory
@@ -164,8 +171,9 @@ def delete_old(
     checkpoints = listing(folder)
     scored = []
     for path in checkpoints:
-        loss = (read_object(path / "state.json") or {}).get("eval_loss")
-        if isinstance(loss, (int, float)):
+        # NaN is neither lower nor higher than any other: sorted with it, the best may come last
+        loss = finite_number((read_object(path / "state.json") or {}).get("eval_loss"))
+        if loss is not None:
             scored.append((loss, path))
     to_keep = set(checkpoints[-keep_last:])
     to_keep |= {path for _, path in sorted(scored, key=lambda pair: pair[0])[:keep_best]}

@@ -213,6 +213,38 @@ def test_tensors_that_do_not_fit_the_base(
     assert says in refusal(place)
 
 
+def test_a_seed_may_be_any_number_that_its_option_takes(tmp_path: Path) -> None:
+    """Larger than any size may be."""
+    method, config = methods.get("vera"), config_of("vera", rank=4, seed=2**31 - 1)
+    model = method.apply(tiny.make_model("llama"), config, Context(RunSpec()))
+    method.save(model, tmp_path)
+    loaded = method.load_saved(tiny.make_model("llama"), tmp_path)
+    assert loaded.peft_config["default"].projection_prng_key == 2**31 - 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("9 GiB")])
+def test_running_out_of_memory_is_no_damaged_result(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    import peft
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", fail)
+    with pytest.raises(type(error)):
+        methods.get("lora").load_saved(tiny.make_model("llama"), saved / "lora")
+
+
+@pytest.mark.parametrize("vectors", [torch.zeros(16, 31), torch.zeros(16 * 32), None])
+def test_a_soft_prompt_of_another_base(
+    saved: Path, tmp_path: Path, refusal: Load, vectors: Any
+) -> None:
+    place = copy_of(saved, "lora_prompt", tmp_path)
+    hostile.rewrite(place / "soft_prompt.safetensors", vectors=vectors, other=torch.zeros(1))
+    assert "with vectors of 32 numbers" in refusal(place)
+
+
 def test_an_adapter_of_another_base(saved: Path) -> None:
     with pytest.raises(LabError, match="belongs to another base model"):
         methods.get("lora").load_saved(tiny.make_model("gpt2"), saved / "lora")

@@ -15,7 +15,7 @@ import torch
 from lab import methods
 from lab.errors import LabError
 from lab.methods import Context
-from lab.methods.bottleneck import SETTINGS, BottleneckConfig
+from lab.methods.bottleneck import SETTINGS, BottleneckConfig, bottleneck_size
 from lab.methods.parts import bottleneck_modules
 from lab.models.decoder_structure import decoder_layers, parse_layers, sublayers
 from lab.paths import RunDir
@@ -117,6 +117,16 @@ def test_every_kind_on_every_architecture(kind: str, tmp_path: Path) -> None:
         assert loaded.state_dict().keys() == base.state_dict().keys()
         with torch.no_grad():
             assert torch.equal(loaded(ids).logits, before), "taken out, the base is back"
+
+
+@pytest.mark.parametrize(
+    ("width", "options", "size"),
+    [(32, {}, 2), (44, {}, 3), (32, {"reduction": 100.0}, 1), (32, {"size": 7}, 7)],
+)
+def test_the_bottleneck_is_a_share_of_the_width_unless_it_is_given(
+    width: int, options: dict[str, Any], size: int
+) -> None:
+    assert bottleneck_size(width, BottleneckConfig(**options)) == size
 
 
 def test_an_artifact_of_the_first_version_answers_as_it_did(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lab import methods
-from lab.methods import Context
+from lab.methods import Context, lokr
 from lab.models.empty_model import meta_model
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -97,6 +97,14 @@ def test_counts_of_published_models(claim: Any) -> None:
     total = base if method_name == "full" else base + counted
     assert (counted, total) == (actual or (printed[0], printed[1] or total))
     assert ((counted, total) == printed) is (claim[0] == "B3")
+
+
+@pytest.mark.parametrize("factor", [-1, 1, 4, 5, 100])
+def test_lokr_splits_a_size_as_peft_does(factor: int) -> None:
+    from peft.tuners.lokr.layer import factorization
+
+    for size in (16, 30, 32, 49, 97, 576, 768, 1536):
+        assert lokr.split(size, factor) == factorization(size, factor), size
 
 
 def test_a_bottleneck_of_64_in_a_layer_of_width_4096() -> None:

@@ -62,6 +62,25 @@ REFUSED = [
     ("trainable_tokens", {"tokens": ["two words"]}, "llama", "method.tokens", "not one token"),
     ("prompt", {"init": "text", "text": " "}, "llama", "method.text", "is empty"),
     ("prefix", {"init": "text", "projection": True}, "llama", "method.init", "Choose random"),
+    ("prefix", {"init": "text", "text": "  "}, "llama", "method.text", "is empty"),
+    ("lora", {"layer_alphas": [4.0]}, "llama", "method.layer_alphas", "the model has 2 layers"),
+    (
+        "lora", {"layer_alphas": [4.0, 8.0], "last_alpha": 2.0}, "llama", "method.last_alpha",
+        "cannot be set beside layer_alphas",
+    ),
+    ("lora", {"init_lora_weights": "olora", "layer_ranks": [4, 64]}, "llama", "method.rank",
+     "Lower it to 32"),
+    ("lora8bit", {"bias": "all"}, "llama", "method.bias", "are frozen"),
+    ("adalora", {"tinit_ratio": 0.5, "tfinal_ratio": 0.46}, "llama", "method.tfinal_ratio",
+     "less than a twentieth"),
+    ("trainable_tokens", {"tokens": []}, "llama", "method.tokens", "name some"),
+    ("lora_embeddings", {"new_tokens": ["<a>", " "]}, "llama", "method.new_tokens",
+     "1 to 100 characters"),
+    ("lora_embeddings", {"new_tokens": ["x" * 101]}, "llama", "method.new_tokens",
+     "1 to 100 characters"),
+    ("lora_embeddings", {"new_tokens": [f"<{n}>" for n in range(10_001)]}, "llama",
+     "method.new_tokens", "at most 10,000"),
+    ("top_layers_lora", {"top_layers": 2}, "llama", "method.top_layers", "the model has 2 layers"),
 ]  # fmt: skip
 
 
@@ -133,6 +152,28 @@ def test_adalora_prunes_to_its_budget(tiny_models: dict[str, Path], tmp_path: Pa
     assert left == sorted(left, reverse=True), "ranks only fall"
     assert left[-1] == 14 * 2
     assert isinstance(trial.method, Adalora) and trial.method.penalty(model, trial.config) > 0
+
+
+def test_ranks_that_are_settled_stay_settled_after_a_resume(
+    tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """In the final phase nothing is scored any more: what is left is only known from the state."""
+    case = Case("adalora", "llama", (("rank", 6), ("target_rank", 2)))
+    trial = Trial(case, tiny_models["llama"], None, tmp_path)
+    trial.fused = True
+    model, optimizer = trial.begin(trial.base())
+    for step in range(1, 9):
+        trial.step(model, optimizer, step)
+    again, second = trial.begin(trial.base())
+    trial.method.load_state(again, trial.method.state(model))
+    with torch.no_grad():
+        for name, weight in checkpoint.trainable(again).items():
+            weight.copy_(checkpoint.trainable(model)[name])
+    trial.step(again, second, 9)
+    values = [weight for name, weight in again.named_parameters() if ".lora_E." in name]
+    assert sum(int((value != 0).sum()) for value in values) == 14 * 2
+    left = model.peft_config["default"].rank_pattern
+    assert left and again.peft_config["default"].rank_pattern == left
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -210,6 +251,33 @@ def test_a_base_that_four_bits_would_distort_is_refused(
     (problem,) = method.check(tiny.make_empty("llama"), config, Context(spec, tiny_tokenizer))
     assert "rows of 32 weights" in problem.message and "lora8bit" in problem.message
     assert method.check(tiny.make_empty("llama"), config, Context(spec)) == [], "for any device"
+
+
+def test_a_base_that_was_taken_apart_otherwise_is_no_resume() -> None:
+    """The result is the difference to the start of the first attempt."""
+    spec = RunSpec.from_json({"method": {"name": "lora", "rank": 2, "init_lora_weights": "pissa"}})
+    method = methods.get("lora")
+    model = method.apply(tiny.make_model("llama"), spec.method_config, Context(spec))
+    state = {name: start.clone() for name, start in method.state(model).items()}
+    assert len(state) == 2 * 14
+    method.load_state(model, state)
+    name = next(iter(state))
+    for other in (
+        state | {name: state[name] + 1e-6},
+        {n: start for n, start in state.items() if n != name},
+    ):
+        with pytest.raises(LabError, match="initialisation differs from the one in the checkpoint"):
+            method.load_state(model, other)
+
+
+def test_a_picture_fills_what_trains_and_says_it() -> None:
+    picture = diagram.figure({"head": diagram.ALL, "attention": "+ B·A"})
+    boxes = [box for box in ElementTree.fromstring(picture) if box.tag.endswith("rect")]
+    filled = [box for box in boxes if box.get("fill") == diagram.TRAINED]
+    assert len(filled) == 2, "the head, and the box beside attention"
+    assert "Trained: head, + B·A beside attention" in picture
+    with pytest.raises(KeyError):
+        diagram.figure({"heads": diagram.ALL})
 
 
 @pytest.mark.every_method

@@ -36,7 +36,15 @@ def test_repeats_inside_repeats_end(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    [r".*\.(q|v)_proj", r"model\.layers\.(1|2|3)\..*", r".*", r"q_proj", r"(?i).*Q_PROJ", r"(.)\1"],
+    [
+        r".*\.(q|v)_proj",
+        r"model\.layers\.(1|2|3)\..*",
+        r".*",
+        r"q_proj",
+        r"model\.layers\.1",
+        r"(?i).*Q_PROJ",
+        r"(.)\1",
+    ],
 )
 def test_a_pattern_means_what_it_means_to_python(pattern: str) -> None:
     expected = [name for name in NAMES if re.fullmatch(pattern, name)]

@@ -118,3 +118,26 @@ def test_a_module_frozen_by_name_freezes_all_below_it() -> None:
     assert names and not [name for name in names if ".mlp." in name]
     pattern = config_of("full", "freeze", r"re:(?!.*norm).*")
     assert all("norm" in name for name in trained("full", pattern)), "over parameters only"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "is_trained"),
+    [
+        ("llama", {"train_layers": "last 1"},
+         lambda n: ".layers.1." in n or n in ("model.norm.weight", "lm_head.weight")),
+        ("qwen3", {"train_layers": "last 1"},
+         lambda n: ".layers.1." in n or n == "model.norm.weight"),
+        ("llama", {"train_layers": "first 1"}, lambda n: ".layers.0." in n),
+        ("neox", {"freeze": ["biases"]}, lambda n: not n.endswith("bias")),
+        ("neox", {"train_layers": "1", "freeze": ["norms", "head"]},
+         lambda n: ".layers.1." in n and "norm" not in n),
+    ],
+)  # fmt: skip
+def test_full_trains_the_chosen_layers_and_what_stands_above_the_last(
+    kind: str, options: dict[str, Any], is_trained: Any
+) -> None:
+    """With the last layer the final norm and an untied head; a tied one belongs to the input."""
+    full, model = methods.get("full"), tiny.make_empty(kind)
+    model = full.apply(model, full.config(**options), Context(None))
+    for name, weight in model.named_parameters():
+        assert weight.requires_grad == is_trained(name), name

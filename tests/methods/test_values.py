@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lab import methods
-from lab.methods import Context
+from lab.methods import Context, qlora
 from lab.methods.parts import bottleneck_modules
 from lab.methods.parts.target_modules import target_layers
 from lab.models.decoder_structure import decoder_layers
 from lab.spec import RunSpec
+from lab.train.optimizer import is_vector
 from tests.methods import tiny
 
 
@@ -115,6 +116,40 @@ def test_dropout_of_an_adapter_is_of_its_output_and_keeps_its_mean() -> None:
 
 
 # -- PEFT's methods: that each setting reaches the right place --------------------------
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # options, and PEFT's own fields
+    "lora": ({"rank": 3, "alpha": 5.0, "dropout": 0.4},
+             {"r": 3, "lora_alpha": 5, "lora_dropout": 0.4}),
+    "adalora": ({"rank": 6, "target_rank": 2, "alpha": 5.0, "dropout": 0.4, "every": 3,
+                 "smoothing": 0.7, "orthogonality": 0.9},
+                {"init_r": 6, "target_r": 2, "lora_alpha": 5.0, "lora_dropout": 0.4, "deltaT": 3,
+                 "beta1": 0.7, "beta2": 0.7, "orth_reg_weight": 0.9}),
+    "loha": ({"rank": 3, "alpha": 5.0, "rank_dropout": 0.3, "module_dropout": 0.2},
+             {"r": 3, "alpha": 5.0, "rank_dropout": 0.3, "module_dropout": 0.2}),
+    "lokr": ({"rank": 3, "alpha": 5.0, "rank_dropout": 0.3, "module_dropout": 0.2, "factor": 4,
+              "decompose_both": True},
+             {"r": 3, "alpha": 5.0, "rank_dropout": 0.3, "module_dropout": 0.2,
+              "decompose_factor": 4, "decompose_both": True}),
+    "vera": ({"rank": 3, "dropout": 0.4, "d_initial": 0.5, "seed": 7},
+             {"r": 3, "vera_dropout": 0.4, "d_initial": 0.5, "projection_prng_key": 7}),
+    "oft": ({"block_size": 8, "block_share": True},
+            {"oft_block_size": 8, "r": 0, "block_share": True}),
+    "prefix": ({"num_virtual_tokens": 3, "projection": True, "projection_width": 9},
+               {"num_virtual_tokens": 3, "prefix_projection": True, "encoder_hidden_size": 9}),
+    "ptuning": ({"num_virtual_tokens": 3, "encoder": "lstm", "width": 9, "layers": 4,
+                 "dropout": 0.4},
+                {"num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM",
+                 "encoder_hidden_size": 9, "encoder_num_layers": 4, "encoder_dropout": 0.4}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_option_is_the_field_of_peft_that_its_help_names(name: str) -> None:
+    """Two that are exchanged would both change something."""
+    options, fields = SETTINGS[name]
+    settings = methods.get(name).peft_config_kwargs(methods.get(name).config(**options))
+    assert {field: settings.get(field) for field in fields} == fields
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -313,6 +348,40 @@ def test_progressive_opens_by_steps_and_no_more_than_it_may() -> None:
     assert results == [[], [], [1], [1], [1], [1], [1]]
 
 
+def test_memory_is_counted_for_all_that_may_open() -> None:
+    for most, layers in ((1, [1]), (None, [0, 1]), (9, [0, 1])):
+        method, config, model = applied(
+            "progressive", tiny.make_model("llama"), most_layers=most, trigger="steps"
+        )
+        method.unfreeze_all(model, config)
+        assert opened(model) == layers, f"at most {most}"
+
+
+@pytest.mark.every_method
+@pytest.mark.parametrize("name", methods.names())
+def test_virtual_tokens_are_as_many_as_pass_and_as_are_attended_to(name: str) -> None:
+    """Context lengths, memory and operations are worked out from them."""
+    options = {"num_virtual_tokens": 7} if name in ("prompt", "ptuning", "prefix") else {}
+    method, config, model = applied(name, tiny.make_model("llama"), **options)
+    widths: list[int] = []
+    layer = decoder_layers(model)[1][0]
+    layer.mlp.register_forward_pre_hook(lambda part, inputs: widths.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        output = model.eval()(input_ids=torch.arange(3, 9)[None], use_cache=True)
+    held = output.past_key_values.get_seq_length()
+    assert (widths[-1] - 6, held - widths[-1]) == method.virtual_tokens(config)
+
+
+@pytest.mark.every_method
+@pytest.mark.parametrize("name", methods.names())
+def test_weight_decay_has_no_effect_where_only_vectors_train(name: str) -> None:
+    method, _, model = applied(name, tiny.make_model("llama"))
+    trains = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
+    assert trains and method.trains_only_vectors == all(
+        is_vector(key, weight, method) for key, weight in trains
+    )
+
+
 # -- what a base takes in fewer bits ----------------------------------------------------
 
 
@@ -354,6 +423,17 @@ def test_eight_bits_and_their_scales_take_what_is_predicted() -> None:
     method = methods.get("lora8bit")
     result = tiny.stored_base_bytes(model, method, method.config())
     assert result == linear + 4 * sum(layer.d_out for layer in layers) + 2 * others
+
+
+def test_four_bits_are_multiplied_in_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_gpu, has_bf16, kind in (
+        (False, True, torch.float32), (True, False, torch.float32), (True, True, torch.bfloat16),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_bf16=has_bf16: has_bf16)
+        assert qlora.compute_type("auto") == kind, (has_gpu, has_bf16)
+        assert qlora.compute_type("float32") == torch.float32, "a choice holds"
+        assert qlora.device_map() == {"": 0 if has_gpu else "cpu"}
 
 
 def test_what_is_stored_and_computed_in_is_what_was_chosen() -> None:

@@ -372,59 +372,6 @@ def test_cancel_interrupts_a_long_step_and_stop_does_not(
         assert run.artifact.is_dir() == bool(saved)
 
 
-def test_stop_in_a_sample_ends_it_and_makes_no_further_step(
-    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lab.train import sample_outputs
-    from tests.answers import checked
-
-    run = actions.create_run_dir(
-        checked(make_spec("lora", train={"sample_steps": 2, "eval_steps": 0, "save_steps": 0}))
-    )
-    is_stopped, tokens = sample_outputs.SampleGenerator._is_stopped, []
-
-    def stop_at_the_third(
-        self: sample_outputs.SampleGenerator, ids: Any, scores: Any, **more: Any
-    ) -> Any:
-        if record_reader.metrics(run, "train"):  # not the sample before the first step
-            tokens.append(1)
-            if len(tokens) == 3:
-                (run.commands / "stop").touch()
-        return is_stopped(self, ids, scores, **more)
-
-    monkeypatch.setattr(sample_outputs.SampleGenerator, "_is_stopped", stop_at_the_third)
-    assert attempt_here(run) == 0
-    assert len(tokens) == 3, "the sample ended at the token at which stop was said"
-    assert status(run).state == "stopped"
-    assert [record["step"] for record in record_reader.metrics(run, "train")] == [1, 2]
-    assert [event["step"] for event in record_reader.events(run, "sample")] == [0], "no half sample"
-
-
-def test_an_evaluation_that_holds_up_a_stop_is_left_out(
-    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lab.train import callbacks
-    from tests.answers import checked
-
-    monkeypatch.setattr(callbacks, "STOP_S", 0.0)
-    run = actions.create_run_dir(
-        checked(make_spec("lora", train={"eval_steps": 3, "save_steps": 0, "batch_size": 1}))
-    )
-    progress = callbacks.RunCallback._after_batch
-
-    def stop_first(self: callbacks.RunCallback, rows: int) -> None:
-        (run.commands / "stop").touch()
-        progress(self, rows)
-
-    monkeypatch.setattr(callbacks.RunCallback, "_after_batch", stop_first)
-    assert attempt_here(run) == 0
-    assert status(run).state == "stopped"
-    assert [record["step"] for record in record_reader.metrics(run, "eval")] == [0]
-    assert record_reader.metrics(run, "train")[-1]["step"] == 3, "and no further step was made"
-    assert any("was left out" in event["message"] for event in record_reader.events(run, "warning"))
-    assert [path.name for path in run.checkpoints.glob("step-*")] == ["step-3"]
-
-
 def test_the_heartbeat_counts_what_the_main_thread_does(lab_home: Path) -> None:
     from lab.train.telemetry import Telemetry
 

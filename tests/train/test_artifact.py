@@ -19,6 +19,7 @@ from lab.data.batches import TokenSequence
 from lab.errors import LabError
 from lab.methods import Context
 from lab.models import weights
+from lab.models.catalog import BUILT_IN
 from lab.paths import RunDir
 from lab.spec import RunSpec
 from lab.train import artifact
@@ -33,9 +34,9 @@ OPTIONS = {
 }
 
 
-def save(run: RunDir, tokenizer: Any, facts: dict[str, Any]) -> int:
+def save(run: RunDir, tokenizer: Any, facts: dict[str, Any], **fields: Any) -> int:
     run.path.mkdir(parents=True, exist_ok=True)
-    spec = RunSpec.from_json(OPTIONS)
+    spec = RunSpec.from_json(OPTIONS | fields)
     method = methods.get("lora")
     model = method.apply(tiny.make_model("llama"), spec.method_config, Context(spec))
     return artifact.save(run, model, tokenizer, method, spec, facts)
@@ -69,6 +70,14 @@ def test_the_receipt_is_of_these_files_and_this_run(tmp_path: Path, small_tokeni
     assert receipt["template_hash"] == receipt["lock"]["hash"] == terms
 
 
+def test_the_card_names_the_licence_of_a_built_in_base(
+    tmp_path: Path, small_tokenizer: Any
+) -> None:
+    run, known = RunDir(tmp_path / "run"), BUILT_IN[0]
+    save(run, small_tokenizer, {}, model=f"builtin:{known.name}")
+    assert f"made of it: {known.license}." in (run.artifact / "README.md").read_text()
+
+
 def test_a_result_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +101,28 @@ def test_a_result_that_cannot_be_written_leaves_the_one_before(
     )
     save(run, small_tokenizer, {"step": 3})
     assert (read_object(run.artifact / "receipt.json") or {})["step"] == 3
+
+
+def test_every_file_is_on_the_disk_before_the_result_has_its_name(
+    tmp_path: Path, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses power leaves a whole result or none."""
+    run, done = RunDir(tmp_path / "run"), list[str]()
+    replace = artifact.os.replace
+
+    def note_replace(source: Any, target: Any) -> None:
+        done.append(Path(target).name)
+        replace(source, target)
+
+    def note_sync(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+
+    monkeypatch.setattr(artifact.os, "fsync", note_sync)
+    monkeypatch.setattr(artifact.os, "replace", note_replace)
+    save(run, small_tokenizer, {})
+    named = done.index("artifact")
+    assert {file.name for file in run.artifact.iterdir()} <= set(done[:named])
+    assert done[-1] == "run", "and so is the name"
 
 
 @pytest.fixture
@@ -145,12 +176,20 @@ def test_a_result_that_lacks_a_weight_is_refused_by_name(result_of: Any) -> None
     assert all(torch.equal(tensor, left[n]) for n, tensor in before.items() if "lora_" in n)
 
 
-@pytest.mark.parametrize(("held_out", "expected"), [([7, 8], [[7, 8]]), (None, [[1, 2]])])
-def test_a_result_is_proven_on_rows_that_were_not_learned(
-    tmp_path: Path, held_out: list[int] | None, expected: list[list[int]]
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        ([[7, 8]], [[7, 8]]),
+        ([], [[1, 2]]),
+        ([[7] * 65, [8] * 64, [9]], [[7] * 64, [8] * 64]),
+    ],
+    ids=["held out", "none held out", "long ones"],
+)
+def test_a_result_is_proven_on_the_first_rows_that_were_not_learned(
+    tmp_path: Path, held_out: list[list[int]], expected: list[list[int]]
 ) -> None:
     held, train = (
-        [TokenSequence(ids, ids, (len(ids),))] if ids else [] for ids in (held_out, [1, 2])
+        [TokenSequence(ids, ids, (len(ids),)) for ids in rows] for rows in (held_out, [[1, 2]])
     )
     data: Any = SimpleNamespace(train=train, held_out=held)
     source: Any = None

@@ -20,6 +20,7 @@ from lab.data import prepare
 from lab.data.batches import TrainingOrder
 from lab.paths import RunDir
 from lab.runs import actions, record_reader
+from lab.runs.held_out_losses import held_out_losses
 from lab.runs.status import status
 from lab.spec import RunSpec
 from lab.train import attempt
@@ -88,6 +89,8 @@ def test_parameters_are_counted_with_the_adapter(small_run: Work, small_model: P
     for found in (event, summary):
         assert (found["parameters"], found["trainable"]) == (base + own, own)
     assert summary["planned_steps"] == summary["step"] == 2 and summary["packing"] == "off"
+    files = [path for path in run.artifact.rglob("*") if path.is_file()]
+    assert summary["artifact_bytes"] == sum(file.stat().st_size for file in files)
     assert summary["peak_bytes"] >= max(summary["peaks"].values()) > 0
     assert {"load", "forward", "backward", "optimizer", "save"} <= summary["peaks"].keys()
 
@@ -141,6 +144,11 @@ def test_a_second_attempt_measures_and_shows_nothing_twice(small_run: Work) -> N
     assert attempt_again(run) == 0
     assert record_reader.last_event(run, "plan")["resumed_at"] == 3
     assert run.metrics.read_text().count('"of": "base"') == 1, "the base is measured once"
+    rows, data = held_out_losses(run), record_reader.last_event(run, "data")
+    assert rows is not None and rows.rows_hash == data["held_out_hash"] != data["train_hash"]
+    last = record_reader.metrics(run, "eval")[-1]
+    assert rows.steps[-1] == last["step"] == 5
+    assert rows.sums[-1].sum() / rows.tokens.sum() == pytest.approx(last["eval/loss"], rel=1e-5)
     assert [event["step"] for event in record_reader.events(run, "sample")].count(0) == 1
     assert run.first_batch.read_bytes() == first
     assert "Resumed in a different environment" not in warnings(run)
@@ -181,6 +189,23 @@ def test_other_held_out_rows_are_no_resume(
     file.write_text("".join(lines[:5]))
     assert attempt_again(run) == 1
     assert "has changed since the last attempt" in status(run).message
+    file.write_text("".join(lines[:6]))
+    records = [json.loads(line) for line in run.events.read_text().splitlines()]
+    other = [r | {"train_hash": "ab12"} if r["kind"] == "data" else r for r in records]
+    run.events.write_text("".join(f"{json.dumps(record)}\n" for record in other))
+    assert attempt_again(run) == 1, "nor are other rows to learn from"
+    assert "has changed since the last attempt" in status(run).message
+
+
+def test_the_bases_own_answers_are_mixed_in(
+    small_run: Work, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt.forgetting, "prompts", lambda: ["w3", "w4 w5", "w6"])
+    run = small_run("lora", data={"general_fraction": 0.1}, train=SHORT)
+    event = record_reader.last_event(run, "data")
+    assert (event["general_rows"], event["train_rows"]) == (2, 21), "a tenth of all"
+    phases = [record["phase"] for record in record_reader.events(run, "phase")]
+    assert phases.index("evaluating") < phases.index("training"), "the base answers first"
 
 
 def test_a_lost_part_of_a_checkpoint_is_told(small_run: Work) -> None:

@@ -82,6 +82,8 @@ def test_an_answer_ends_at_the_first_token_that_ends_one(tokenizer: Any) -> None
         (1, True), (4, False), (0, True), (3, True),
     ]  # fmt: skip
     assert [each.text for each in answers] == ["is", "isnoisno", "", "isnois"]
+    own_end = behaviour._answer(tokenizer, [yes, no, yes], {no})
+    assert own_end == GreedyAnswer("is", 1, True), "an end that is a plain word is not said"
     assert behaviour.figures(answers) == (0.75, 2.0)
     assert behaviour.figures([GreedyAnswer("", 40, False)]) == (0.0, 40.0)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,16 @@ def test_the_lowest_losses_the_newest_and_the_pinned_are_kept(
     ordered = sorted(int(path.name.removeprefix("step-")) for path in tmp_path.iterdir())
     assert ordered == left
     assert sorted(removed) == sorted(f"step-{n}" for n in {1, 2, 3, 4, 10} - set(left))
+
+
+def test_a_loss_that_is_no_number_is_never_the_lowest(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A model that diverges must not cost the best checkpoint of before."""
+    for step, loss in ((1, 3.0), (2, math.nan), (3, 1.0), (4, math.nan), (5, math.nan)):
+        write(step, loss)
+    checkpoint.delete_old(tmp_path, 1, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-3", "step-5"]
 
 
 def test_the_newest_whole_one_is_taken_by_its_number(
@@ -220,6 +232,16 @@ def test_every_generator_goes_on_where_it_stood(write: Callable[..., Path]) -> N
     np.random.seed(99)
     checkpoint.restore_random(saved)
     assert [draw() for _ in range(3)] == expected
+
+
+def test_what_is_no_state_of_this_run_is_refused_by_name(write: Callable[..., Path]) -> None:
+    """Files that are as their manifest has them, and hold something else."""
+    saved = checkpoint.verify(write(1))
+    odd = replace(saved, state=saved.state | {"random": {"python": [3, [1], None]}})
+    with pytest.raises(LabError, match="step-1 holds something else than a checkpoint"):
+        checkpoint.restore_random(odd)
+    with pytest.raises(torch.OutOfMemoryError), checkpoint.readable(saved.path):
+        raise torch.OutOfMemoryError("9 GiB")
 
 
 def test_what_a_method_adds_is_kept_apart(write: Callable[..., Path]) -> None:

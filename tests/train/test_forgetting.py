@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lab.atomic_files import read_object
 from lab.models.catalog import ModelSource
 from lab.runs import actions, record_reader
 from lab.runs.status import status
@@ -221,6 +222,11 @@ def test_likelihoods_are_those_of_the_answers_tokens(
     assert torch.allclose(likelihood.log_probs, expected, atol=1e-5)
     assert likelihood.top.shape == likelihood.top_ids.shape == (len(expected), forgetting.TOP_K)
     assert (likelihood.top[:, :-1] >= likelihood.top[:, 1:]).all(), "The likeliest first."
+    first = forgetting.likelihood(model, tokenizer, file, most=2)
+    assert first.tokens == likelihood.tokens[:2] and len(first.log_probs) == sum(first.tokens)
+    width = len(tokenizer(whole, add_special_tokens=False)["input_ids"])  # of the last chat
+    short = forgetting.likelihood(model, tokenizer, file, length=width)
+    assert len(short.log_probs) < len(expected), "no more of a chat than the model reads"
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.mul_(50.0)
@@ -281,6 +287,9 @@ def test_a_run_measures_it_at_each_evaluation_and_says_what_was_lost(
     assert {example["prompt"] for example in event["examples"]} == set(few_prompts)
     rises = [example["rise"] for example in event["examples"]]
     assert rises == sorted(rises, reverse=True)
+    measured = {key: value for key, value in records[-1].items() if key.startswith("probe/")}
+    summary = (read_object(run.result) or {})["summary"]
+    assert {key: summary.get(key) for key in measured} == measured, "those of the end"
 
 
 def test_a_stopped_run_with_the_probe_goes_on_to_the_bit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -188,6 +189,14 @@ def test_processes_share_the_micro_batches_of_a_step() -> None:
     for batch, rows in zip(real, micro_batches, strict=True):
         assert torch.equal(batch["input_ids"], torch.tensor([row.ids for row in rows]))
     assert shares[1][1]["targets"].numel() == 0, "the one that is made up does not count"
+
+
+def test_rows_for_compiled_layers_have_one_length() -> None:
+    """Each further length would be compiled anew."""
+    batches = dataclasses.replace(step_batches(), length=9)
+    here: Any = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+    shapes = [batch["input_ids"].shape for batch in batches.tensors(batches.sequences(1), here)]
+    assert shapes == [(2, 9), (2, 9)]
 
 
 def test_the_loop_stops_at_the_budget_or_where_a_callback_says() -> None:

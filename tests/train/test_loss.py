@@ -275,8 +275,11 @@ def test_heads_that_are_more_than_a_matrix_are_not_plain() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_heads_bias_and_trained_rows_are_part_of_the_fused_loss(bias: bool) -> None:
-    """GPT-J and Phi have a bias on the head; trainable tokens put rows of their own into it."""
+def test_a_heads_bias_and_trained_rows_are_part_of_the_fused_loss(
+    bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-J and Phi have a bias on the head; trainable tokens put rows of their own into it. The
+    same in an evaluation, chunk by chunk."""
     from transformers import PhiConfig, PhiForCausalLM
 
     torch.manual_seed(0)
@@ -301,6 +304,10 @@ def test_a_heads_bias_and_trained_rows_are_part_of_the_fused_loss(bias: bool) ->
         for loss in ("fused", "plain")
     )
     assert fused == pytest.approx(plain, rel=1e-5)
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 5 * 97)
+    for loss in ("fused", "plain"):
+        mean, count = evaluation_loss(model, iter([batch]), precision="float32", loss=loss)
+        assert mean * count == pytest.approx(plain, rel=1e-5), f"the {loss} loss of an evaluation"
 
 
 def test_the_softmax_is_computed_in_float32_whatever_the_products_are_in() -> None:

@@ -217,6 +217,28 @@ def test_eight_bits_take_about_two_bytes_a_parameter_and_a_scale_for_256() -> No
     assert matrix == pytest.approx(2 + 2 * 4 / 256, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit", "adafactor", "sgd", "adamw_in_backward"])
+def test_the_lines_of_a_script_make_the_same_rule(name: str) -> None:
+    """Over groups that have their rates and shares of decay, as the script makes them."""
+    train = TrainSpec(optimizer=name, learning_rate=3e-3, momentum=0.7, weight_decay=0.2)
+
+    def groups() -> list[dict[str, Any]]:
+        return [{"params": list(small().parameters()), "lr": 3e-3, "weight_decay": 0.2}]
+
+    lines = "\n".join(f"    {line}" for line in optimizers.get(name).script(train))
+    names: dict[str, Any] = {"torch": torch, "LEARNING_RATE": 3e-3}
+    exec(f"def make(groups):\n{lines}", names)
+    ours, theirs = optimizers.get(name).build(groups(), train), names["make"](groups())
+    if name == "adamw_in_backward":
+        ours = optimizers.get("adamw").build(groups(), train)
+    assert type(theirs) is type(ours)
+    settings = [
+        {key: value for key, value in rule.param_groups[0].items() if key != "params"}
+        for rule in (ours, theirs)
+    ]
+    assert settings[0] == settings[1] and settings[0]["weight_decay"] == 0.2
+
+
 @pytest.mark.parametrize(
     ("method", "adapters", "rule", "copies"),
     [

@@ -108,7 +108,7 @@ def first_b(tensors: dict[str, torch.Tensor]) -> str:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda tensors: tensors[first_b(tensors)].mul_(2.0), "answers otherwise than what"),
+        (lambda tensors: tensors[first_b(tensors)].mul_(1.002), "answers otherwise than what"),
         (lambda tensors: tensors.pop(first_b(tensors)), "answers otherwise than what"),
         (lambda tensors: tensors.update(extra=torch.ones(2)), "Nothing reads extra"),
     ],
@@ -123,6 +123,16 @@ def test_what_is_wrong_with_a_result_is_told(
     assert words in outcome.problem
     text = model_card.card(method, spec, {}, {}, ["pass"], outcome)
     assert f"**{outcome.problem}**" in text and "Tried with" not in text
+
+
+def test_a_whole_model_holds_no_more_than_was_trained(
+    bases: dict[int, Path], tmp_path: Path
+) -> None:
+    method, spec, model, source = result_of("full", bases, tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {"extra": torch.ones(999)}, file, metadata={"format": "pt"})
+    outcome = proof.prove(tmp_path, model, method, spec, source, ROWS)
+    assert outcome.equal and outcome.problem == "Nothing reads 999 numbers of the result."
 
 
 def test_rows_that_have_learned_nothing_are_counted(bases: dict[int, Path], tmp_path: Path) -> None:
@@ -146,6 +156,21 @@ def test_a_result_that_no_library_reads_is_told_with_the_reason(
     assert "could not be read back with PEFT" in outcome.problem and not outcome.equal
 
 
+def test_the_lines_load_in_the_types_that_were_trained(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).touch()
+    for precision, adapters, kind in (
+        ("float32", "float32", "torch.float32"), ("mixed", "float32", "torch.float32"),
+        ("bfloat16", "float32", "torch.bfloat16"), ("bfloat16", "bfloat16", "torch.bfloat16"),
+    ):  # fmt: skip
+        train = {"precision": precision, "adapter_precision": adapters}
+        for name in ("lora", "full"):
+            spec = RunSpec.from_json({"method": name, "train": train})
+            code = "\n".join(proof.loading_lines(methods.get(name), spec, tmp_path, 96))
+            assert f"dtype={kind}, use_safetensors=True" in code, (name, precision)
+            is_narrow = name == "lora" and adapters == "bfloat16"
+            assert ("autocast_adapter_dtype=False" in code) == is_narrow, (name, adapters)
+
+
 def warnings_of(run: RunDir) -> list[str]:
     return [event["message"] for event in record_reader.events(run, "warning")]
 
@@ -160,6 +185,8 @@ def test_a_run_keeps_its_proof_and_its_card(
     card = (run.artifact / "README.md").read_text()
     loss = record_reader.metrics(run, "eval")[-1]["eval/loss"]
     assert f"| Evaluation loss | {loss:.4f} |" in card and receipt["base"]["weights"] in card
+    assert f"| Evaluation loss of the base | {record_reader.base_loss(run):.4f} |" in card
+    assert f"| Steps | 2 |\n| Tokens | {receipt['tokens']} |" in card
     real = type(methods.get("lora")).save
 
     def broken(self: Any, model: Any, folder: Path) -> None:

@@ -32,6 +32,7 @@ class Events:
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
         self.written: list[tuple[int, int, str]] = []
+        self.warnings: list[str] = []
 
     def event(self, kind: str, **values: Any) -> None:
         self.records.append({"kind": kind, **values})
@@ -39,17 +40,24 @@ class Events:
     def enter_phase(self, phase: str) -> None:
         assert phase == "sampling"
 
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
     def writing(self, done: int, most: int, text: str) -> None:
         self.written.append((done, most, text))
 
 
 def sampler(
-    tokenizer: Any, first: Example, card: dict[str, Any] | None = None, system: str = ""
+    tokenizer: Any,
+    first: Example,
+    card: dict[str, Any] | None = None,
+    system: str = "",
+    length: int | None = None,
 ) -> tuple[SampleGenerator, Events]:
     data = PreparedData([], [], system, first, DataFigures())
     events: Any = Events()
     dataset = Dataset("x", Path("x"), card or {})
-    return SampleGenerator(tokenizer, dataset, data, events, "float32"), events
+    return SampleGenerator(tokenizer, dataset, data, events, "float32", length=length), events
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +92,19 @@ def test_the_text_is_what_greedy_choice_adds_to_the_prompt(
             ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     expected = small_tokenizer.decode(ids[begun:], skip_special_tokens=True).strip()
     assert events.records[0]["text"] == expected and expected
+
+
+@pytest.mark.parametrize("room", [2, 0])
+def test_a_sample_takes_no_more_than_the_model_reads(
+    small_tokenizer: Any, model: Any, room: int
+) -> None:
+    width = len(small_tokenizer(sampler(small_tokenizer, CHAT)[0].prompt)["input_ids"])
+    samples, events = sampler(small_tokenizer, CHAT, length=width + room)
+    samples.sample(model, 1)
+    samples.sample(model, 2)
+    assert [(done, most) for done, most, _ in events.written] == [(1, room), (2, room)] * room
+    assert len(events.records) == (2 if room else 0)
+    assert len(events.warnings) == (0 if room else 1), "without room it is told once"
 
 
 def test_tools_belong_to_the_example_that_offers_them(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lab.atomic_files import read_object
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
@@ -75,6 +76,7 @@ def test_text_trains_on_every_token(work_here: Callable[..., RunDir], tmp_path: 
     run = work_here("full", data={"dataset": str(file), "packing": "on"}, train={"max_steps": 4})
     data = record_reader.last_event(run, "data")
     assert losses(run) and data["train_tokens"] - data["train_loss_tokens"] <= 40
+    assert (read_object(run.result) or {})["summary"]["packing"] == "on"
 
 
 def test_layers_that_cannot_be_compiled_train_as_they_are(
@@ -82,6 +84,8 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
 ) -> None:
     """A compiler that fails at its first call: a warning, and the very losses of a plain run."""
     import torch
+
+    from lab.train import loop
 
     settings = {"batch_size": 4, "max_steps": 3, "save_steps": 0}
     plain = losses(work_here("full", train=settings))
@@ -92,8 +96,17 @@ def test_layers_that_cannot_be_compiled_train_as_they_are(
 
         layer._compiled_call_impl = fail
 
+    summed, widths = loop.summed_loss, set()
+
+    def note_width(model: Any, batch: Any, **how: Any) -> Any:
+        if type(batch["input_ids"]) is torch.Tensor:  # the forecast traces the same step on fakes
+            widths.add(batch["input_ids"].shape[1])
+        return summed(model, batch, **how)
+
     monkeypatch.setattr(torch.nn.Module, "compile", broken)
+    monkeypatch.setattr(loop, "summed_loss", note_width)
     run = work_here("full", train={**settings, "compile": "on"})
+    assert widths == {64}, "every row is as long as data.max_length, for which they are compiled"
     assert losses(run) == pytest.approx(plain, rel=1e-6)
     events = record_reader.events(run)
     assert "compiling" in [event.get("phase") for event in events]

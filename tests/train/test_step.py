@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from lab import methods
 from lab.data.batches import collate, single_rows
 from lab.data.chat_template import TokenizedExample
+from lab.methods import Context
+from lab.spec import RunSpec
+from lab.train import step
 from lab.train.step import (
     autocast,
     drop_virtual_positions,
@@ -85,6 +91,40 @@ def test_each_row_has_its_own_loss(model: Any, loss: str) -> None:
     alone = [mean_of_all_tokens(model, [batch]) for batch in single]
     assert losses.tokens == [count for _, count in alone]
     assert losses.sums == pytest.approx([mean * count for mean, count in alone], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["fused", "plain"])
+def test_an_evaluation_leaves_virtual_positions_out_as_training_does(loss: str) -> None:
+    spec = RunSpec.from_json({"method": {"name": "prompt", "num_virtual_tokens": 5}})
+    method, context = methods.get("prompt"), Context(spec, tiny.make_tokenizer())
+    tuned = method.apply(tiny.make_model("llama"), spec.method_config, context).eval()
+    (batch,) = batches([3])
+    losses = row_losses(tuned, iter([batch]), precision="float32", loss=loss)
+    total = float(summed_loss(tuned, batch, precision="float32", loss=loss))
+    assert sum(losses.sums) == pytest.approx(total, rel=1e-5)
+
+
+def test_rows_of_any_length_are_measured_by_layers_as_they_are(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled ones would be compiled anew for each length."""
+    within: list[bool] = []
+
+    @contextmanager
+    def uncompiled() -> Iterator[None]:
+        within.append(True)
+        yield
+        within.pop()
+
+    def look(*_: Any) -> None:
+        assert within, "a layer runs compiled"
+
+    monkeypatch.setattr(step, "uncompiled", uncompiled)
+    hook = model.model.layers[0].register_forward_pre_hook(look)
+    try:
+        evaluation_loss(model, iter(batches([1, 2])), precision="float32", loss="fused")
+    finally:
+        hook.remove()
 
 
 def test_no_token_to_score_is_no_number(model: Any) -> None:

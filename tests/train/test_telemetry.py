@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psutil
@@ -211,6 +212,62 @@ def test_the_sampler_beats_also_while_the_worker_is_busy(
     assert "sampler" not in [thread.name for thread in threading.enumerate()], (
         "it ends with the worker"
     )
+
+
+def test_a_large_file_on_its_way_is_a_sign_of_life(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor file is read or written for minutes, during which the main thread says nothing."""
+    before = telemetry.moved_bytes()
+    (tmp_path / "large").write_bytes(bytes(3_000_000))
+    assert telemetry.moved_bytes() - before >= 3_000_000
+    moved, looks = [0], [0]
+
+    def moved_bytes() -> int:
+        looks[0] += 1
+        return moved[0]
+
+    def wait_for(count: int) -> int:
+        end, seen = time.monotonic() + 20, looks[0]
+        while looks[0] < seen + count and time.monotonic() < end:
+            time.sleep(0.005)
+        return int((read_object(run.heartbeat) or {})["signs"])
+
+    monkeypatch.setattr(telemetry, "SAMPLE_S", 0.01)
+    monkeypatch.setattr(telemetry, "moved_bytes", moved_bytes)
+    worker = Telemetry(run, 1)
+    worker.start(dict)
+    moved[0] = telemetry.BUSY_BYTES
+    assert wait_for(3) == 0, "records alone are none"
+    moved[0] += telemetry.BUSY_BYTES + 1
+    assert wait_for(3) == 1
+    worker.stop()
+
+
+@pytest.mark.parametrize(("pinned", "uuid"), [("GPU-1", b"GPU-ab"), ("MIG-p1", b"MIG-p1")])
+def test_the_figures_are_those_of_the_card_that_the_run_has(
+    pinned: str, uuid: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted: list[bytes] = []
+
+    class Nvml(Card, ModuleType):
+        def nvmlInit(self) -> None:
+            if not pinned:
+                raise self.NVMLError("Driver Not Loaded")
+
+        def nvmlDeviceGetHandleByUUID(self, name: bytes) -> str:
+            wanted.append(name)
+            return "handle"
+
+    nvml = Nvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(telemetry.devices, "pinned", lambda: pinned)
+    properties = SimpleNamespace(uuid="ab")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    assert telemetry._nvml_handle() == ("handle", nvml) and wanted == [uuid]
+    pinned = ""
+    assert telemetry._nvml_handle() == (None, None), "a driver without it ends no run"
+    assert "no power and temperature: Driver Not Loaded" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_told_once_and_stops_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -205,6 +206,47 @@ def test_a_tracker_that_hangs_ends_with_the_run(
         if event["message"].startswith("mlflow")
     ]
     assert "did not get 8 records" in warning, "two evaluations and six steps"
+
+
+def test_weights_and_biases_hears_nothing_unless_a_variable_says_so(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import tracking
+
+    calls: list[Any] = []
+
+    class Stub:
+        name = "wandb"
+
+        def __init__(self, project: str, **options: Any) -> None:
+            calls.append((project, options))
+
+        def start(self) -> None:
+            calls.append(os.environ["WANDB_MODE"])
+
+        def log(self, *values: Any, **more: Any) -> None:
+            calls.append((*values, more))
+
+    monkeypatch.setattr(tracking, "WandBTracker", Stub)
+    tracker = trackers._start("wandb", "run-1", 5)
+    folder = str(lab_home / "trackers" / "wandb")
+    assert calls == [
+        ("finetune-lab", {"name": "run-1", "id": "run-1", "resume": "allow", "dir": folder}),
+        "offline",
+    ], "a resumed run goes on with its own, on this machine"
+    promised = {
+        "WANDB_DISABLE_GIT": "true", "WANDB_DISABLE_CODE": "true", "WANDB_ERROR_REPORTING": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true", "GRADIO_ANALYTICS_ENABLED": "False",
+    }  # fmt: skip
+    assert {name: os.environ.get(name) for name in promised} == promised
+    trackers._log(tracker, {"v": 1, "kind": "train", "step": 6, "train/loss": 2.0, "tokens": 9})
+    trackers._log(tracker, {"v": 1, "kind": "eval", "step": 6, "eval/loss": 1.0, "tokens": 9})
+    assert calls[2:] == [
+        ({"train/loss": 2.0, "tokens": 9, "step": 6}, {}), ({"eval/loss": 1.0, "step": 6}, {}),
+    ], "its own steps only rise; a resumed run goes back"  # fmt: skip
+    monkeypatch.setenv("WANDB_MODE", "online")
+    trackers._start("wandb", "run-1", 0)
+    assert calls[-1] == "online", "what a person has set holds"
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(

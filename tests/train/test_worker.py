@@ -88,6 +88,37 @@ def test_a_cancelled_attempt_is_no_failure(outcome: Callable[..., Any]) -> None:
     assert (code, result["state"], result["message"]) == (0, "cancelled", "")
 
 
+@pytest.mark.parametrize(
+    ("command", "saved", "download", "words"),
+    [
+        ("stop", (), "", ("stopped", "Stopped before the first step: ", "Resume it to begin.")),
+        ("stop", (8, 12), "", ("stopped", "nothing to save since step 12.", "from step 12.")),
+        ("stop", (), "3 MB of x", ("stopped", "Stopped while downloading: 3 MB of x are", "there")),
+        ("cancel", (), "3 MB of x", ("cancelled", "Cancelled while downloading: 3 MB", "there")),
+        ("cancel", (8,), "", ("cancelled", "", "")),
+    ],
+)
+def test_an_early_end_says_what_is_left_to_go_on_with(
+    outcome: Callable[..., Any],
+    command: str,
+    saved: tuple[int, ...],
+    download: str,
+    words: tuple[str, str, str],
+) -> None:
+    def go(attempt: Any) -> str:
+        for step in saved:
+            (attempt.telemetry.run.checkpoints / f"step-{step}").mkdir(parents=True)
+        ended = Cancelled(command)
+        ended.kept_download = download
+        raise ended
+
+    code, result, _ = outcome(go)
+    state, message, hint = words
+    assert (code, result["state"]) == (0, state)
+    assert message in result["message"] and hint in result["hint"]
+    assert bool(message) == bool(result["message"])
+
+
 def test_a_message_of_the_lab_keeps_its_way_out(
     outcome: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

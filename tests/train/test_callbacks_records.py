@@ -1,0 +1,78 @@
+"""What is written between steps: read a step later, not written at all, or too long to be whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab.data.batches import TokenSequence
+from lab.paths import RunDir
+from lab.runs import record_reader
+from lab.runs.status import status
+from lab.train import callbacks
+
+Work = Callable[..., RunDir]
+
+
+def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a step's numbers are there when the next step has begun."""
+    record = callbacks.RunCallback._record
+
+    class OfACard:
+        on_gpu = True
+
+        def __init__(self, memory: Any) -> None:
+            self.memory = memory
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.memory, name)
+
+    def read_later(self: callbacks.RunCallback, *step: Any) -> None:
+        if not isinstance(self.memory, OfACard):
+            self.memory = OfACard(self.memory)
+        record(self, *step)
+        written = len(record_reader.metrics(self.run, "train"))
+        assert written == self.used.step - 1, "the host does not wait for the newest"
+
+    monkeypatch.setattr(callbacks.RunCallback, "_record", read_later)
+    run = small_run("lora", data={"eval_fraction": 0.0}, train={"max_steps": 3, "save_steps": 0})
+    assert status(run).state == "done", status(run)
+    records = record_reader.metrics(run, "train")
+    assert [each["step"] for each in records] == [1, 2, 3], "the last one, too"
+    passed = [0, *(each["tokens"] for each in records)]
+    for before, each in zip(passed, records, strict=False):
+        rate = (each["tokens"] - before) / each["perf/step_s"]
+        assert each["perf/tokens_per_s"] == pytest.approx(rate), f"step {each['step']}"
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_run(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = callbacks.checkpoint.save, []
+
+    def fail_first(*arguments: Any) -> Path:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return save(*arguments)
+
+    monkeypatch.setattr(callbacks.checkpoint, "save", fail_first)
+    run = small_run("lora", train={"max_steps": 5, "eval_steps": 0, "save_steps": 2})
+    assert status(run).state == "done", status(run)
+    assert [event["step"] for event in record_reader.events(run, "checkpoint")] == [4]
+    (warning,) = [event["message"] for event in record_reader.events(run, "warning")]
+    assert "The checkpoint of step 2 was not saved: [Errno 28] No space left" in warning
+
+
+def test_many_rows_of_a_broken_step_are_named_in_part() -> None:
+    rows = [TokenSequence([1], [1], (1,), (number,)) for number in range(20, 6, -1)]
+    batches = SimpleNamespace(sequences=lambda step: [rows[:7], rows[7:]] if step == 3 else [])
+    callback: Any = SimpleNamespace(loop=SimpleNamespace(batches=batches))
+    words = callbacks.RunCallback._rows_of(callback, 3)
+    assert words == f"rows {', '.join(map(str, range(7, 19)))} and others", "the first twelve"
