@@ -188,6 +188,11 @@ class DataSpec:
         formerly="general_set",
     )
 
+    @property
+    def held_out_fraction(self) -> float:
+        """The share of its own rows that a run does not train on: none where it measures others."""
+        return 0.0 if self.eval_dataset else self.eval_fraction
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:

@@ -148,9 +148,7 @@ def choose_rows(
     data = spec.data
     dataset = catalog.resolve(data.dataset)
     meta, notes = tokens.meta, []
-    _, held_examples = batches.split_indices(
-        meta["examples"], 0.0 if data.eval_dataset else data.eval_fraction
-    )
+    _, held_examples = batches.split_indices(meta["examples"], data.held_out_fraction)
     is_held = np.isin(tokens.examples, held_examples)
     useful = tokens.learned > 0
     train = np.flatnonzero(useful & ~is_held)

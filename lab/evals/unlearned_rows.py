@@ -78,7 +78,7 @@ def _trainings(run: RunDir, dataset: Dataset) -> Iterator[tuple[DataSpec, float]
             continue
         data = RunSpec.of_run(each).data
         if _is_file_of(data.dataset, dataset):
-            yield data, 0.0 if data.eval_dataset else data.eval_fraction
+            yield data, data.held_out_fraction
         if data.general_fraction and _is_file_of(data.general_dataset, dataset):
             yield data, 0.0
 

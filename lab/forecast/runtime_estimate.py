@@ -140,7 +140,7 @@ def training_volume(
         examples = min(stats.examples, data.max_examples or stats.examples)
         sequences = examples * float(stats.sequences_per_example or 1.0)
         # of a set of its own, unknown
-        held_share = 0.0 if data.eval_dataset else data.eval_fraction
+        held_share = data.held_out_fraction
         held_out = examples * held_share * sequence
         sequences *= (1 - held_share) / (1 - data.general_fraction)
         length, rows, width = sequence, sequences, sequence * (stats.padding or 1.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.data import stop_tokens
+from lab.data import rendering, stop_tokens
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,17 @@ def test_without_a_generation_config_the_models_own_counts(tmp_path: Path) -> No
 def test_a_models_own_ends_count_beside_the_tokenizers(tokenizer: Any, own: Any, more: Any) -> None:
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=own))
     assert stop_tokens.ids(tokenizer, model) == sorted({*stop_tokens.ids(tokenizer), *more})
+
+
+def test_what_is_not_named_of_a_templates_settings_stays(words: Any) -> None:
+    whole = rendering.TemplateSettings({"thinking": False}, "2026-01-02", (5,))
+    rendering.configure(words, args=whole.args, date=whole.date, stop_ids=whole.stop_ids)
+    for named in ({}, {"args": whole.args}, {"date": whole.date}, {"stop_ids": whole.stop_ids}):
+        rendering.configure(words, **named)
+        assert rendering.settings_of(words) == whole, f"{list(named)} was set again"
+    assert 5 in stop_tokens.ids(words)
+    rendering.configure(words, args={}, date="", stop_ids=())
+    assert rendering.settings_of(words) == rendering.TemplateSettings(), "nothing is asked for too"
 
 
 class Ends:
