@@ -162,6 +162,10 @@ def test_the_best_and_the_worst_answers_of_a_model() -> None:
     best, worst = scored_rows.extremes(scored, f"run:{run.id}")
     assert best[:2] == [0, 7] and set(worst) <= {1, 2, 3, 4, 5, 6, 8, 9}
     assert len(best) == len(worst) == 3
+    page = compare_export.html_report(contestants([run]))
+    assert "A gets 2 rows right that base model does not; the other way round 0." in page
+    assert "<td>A</td><td>best</td><td>question 0</td><td>answer 0</td><td>answer 0</td>" in page
+    assert "<td>A</td><td>worst</td><td>question 9</td><td>answer 9</td><td>wrong 9</td>" in page
 
 
 def test_json_and_report_hold_the_scores_and_no_markup_of_names() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lab.preflight import disk_check
+from lab.preflight import disk_check, validate
+from lab.spec import RunSpec
 from tests.answers import check, fixes
 
 Make = Callable[..., dict[str, Any]]
@@ -128,3 +131,49 @@ def test_a_model_that_is_not_as_it_says_is_refused(
     config.write_text(json.dumps(content | {"vocab_size": size - 1}))
     (problem,) = check(spec)["problems"]
     assert f"{size:,} tokens" in problem["message"] and f"{size - 1:,}" in problem["message"]
+
+
+def test_a_template_that_reads_the_clock_has_the_day_of_the_check() -> None:
+    """So that it writes the same when the run is resumed."""
+
+    def day(template: str, given: str | None = None) -> str | None:
+        spec = RunSpec.from_json({"data": {"template_date": given}})
+        return validate._date(spec, SimpleNamespace(chat_template=template))
+
+    clock = "{{ strftime_now('%d %B') }}"
+    assert day("{{ messages }}") is None and day(clock, "2031-05-06") == "2031-05-06"
+    assert day(clock) == date.today().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "field", "says"),
+    [
+        (
+            {"name": "lora", "target_modules": ["q_proj", "lm_head"]}, {},
+            "train.loss_implementation", "the fused loss works on a plain head",
+        ),
+        ({"name": "lora"}, {"optimizer": "paged_adamw8bit"}, "train.optimizer", "no GPU here"),
+        (
+            {"name": "lora", "target_modules": ["no_such_layer"]}, {}, "method.target_modules",
+            "no_such_layer",
+        ),
+        (
+            {"name": "full"}, {"optimizer": "sgd_in_backward", "gradient_accumulation_steps": 2},
+            "train.gradient_accumulation_steps", "is 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_under_its_field(
+    make_spec: Make, method: dict[str, Any], train: dict[str, Any], field: str, says: str
+) -> None:
+    problems = check(make_spec("lora", train=train) | {"method": method})["problems"]
+    (message,) = [problem["message"] for problem in problems if problem["field"] == field]
+    assert says in message
+
+
+def test_arguments_that_no_template_can_be_given_are_told_with_the_rest(make_spec: Make) -> None:
+    data = {"template_args": {"messages": 1}, "template_date": "soon", "max_length": 513}
+    problems = {each["field"]: each["message"] for each in check(make_spec(data=data))["problems"]}
+    assert "'messages' cannot be set" in problems["data.template_args"]
+    assert "'soon' is not a date" in problems["data.template_date"]
+    assert "data.max_length" in problems, "The rest is looked at all the same."
