@@ -114,11 +114,12 @@ def test_evidence_holds_what_the_runs_say(forgetful: Race) -> None:
     assert outcome.outcome.startswith("a has the lowest evaluation loss: 2.0")
     assert outcome.code == forgetful.code
     first_run = run_dir(forgetful.runs[0].run)
-    write_json(first_run.process, {"time": 1000.0})
-    write_json(first_run.result, {"state": "done", "ended": 1090.0})
+    noon = 400.5 * 86_400  # seconds since 1970
+    write_json(first_run.process, {"time": noon})
+    write_json(first_run.result, {"state": "done", "ended": noon + 90})
     outcome = race_outcome.evidence_of(forgetful)
     assert outcome.minutes == 1.5, "ninety seconds of its worker"
-    assert outcome.date == "1970-01-01", "of its last run's end"
+    assert outcome.date == "1971-02-05", "of its last run's end"
     rates = [finisher.contestant.first.spec["train"] for finisher in finishers(forgetful)]
     assert [rate["learning_rate"] for rate in rates] == ["auto", "auto"]
     assert outcome.question == "Which?" and outcome.machine == "mine"

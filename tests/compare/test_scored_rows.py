@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lab.atomic_files import write_json
-from lab.compare import scored_rows
+from lab.compare import randomisation_test, scored_rows
 from lab.compare.comparison import compare
 from lab.compare.contestants import contestants
 from lab.compare.scored_rows import ScoredSet, difference, scored_sets
@@ -81,6 +81,16 @@ def scored_labels(right: list[str], *models: list[str]) -> ScoredSet:
         by_name[f"run:{number}"] = ScoredModel(figures, answers)
     sheet = ScoreSheet("a set", "labels", "accuracy", questions, by_name)
     return ScoredSet(sheet, tuple(by_name), ())
+
+
+@pytest.mark.parametrize("given", ["abab", "aaaa", "cabb", "bbaa"])
+def test_the_macro_f1_that_is_drawn_is_that_of_the_scores(given: str) -> None:
+    """Labels that only the other model gave do not count."""
+    mine, right = (randomisation_test._one_hot(row, list("abcd")) for row in (given, "abba"))
+    (drawn,) = randomisation_test._macro_f1(
+        mine.sum(0)[None], (mine * right).sum(0)[None], right.sum(0)
+    )
+    assert drawn == pytest.approx(macro_f1(given, "abba"))
 
 
 @pytest.mark.parametrize("key", ["macro_f1", "likely_macro_f1"])

@@ -119,6 +119,12 @@ def test_other_sets_that_are_not_there_are_refused_before_the_run(
     assert "Unknown dataset 'builtin:nothing'" in problem["message"]
 
 
+def test_a_general_set_of_which_nothing_is_taken_is_not_read(make_spec: Make) -> None:
+    data = {"general_dataset": "builtin:nothing", "general_fraction": 0.0}
+    messages = [problem["message"] for problem in check(make_spec(data=data))["problems"]]
+    assert not any("Unknown dataset" in message for message in messages)
+
+
 def test_rows_whose_answers_are_cut_off_are_refused(make_spec: Make, tmp_path: Path) -> None:
     file = tmp_path / "long.jsonl"
     write_rows(file, [{"prompt": "word " * 100, "completion": "yes"}] * 3)

@@ -95,6 +95,9 @@ def test_general_rows_follow_the_runs_terms_of_loss_and_length_only(
         learned = words.decode([label for label in row.labels if label != IGNORE_INDEX])
         assert set(learned.split()) == {"w91"}, "only what the assistant says counts"
     assert all("w80" in words.decode(row.ids) for row in rows if row not in mixed)
+    whole = ready(pairs(4, 0), general_fraction=0.5, general_dataset=pairs(4, 40), loss_on="all")
+    for row in whole.train:
+        assert row.labels[1:] == row.ids[1:], "all of a general row counts as of the own ones"
 
 
 def test_a_general_set_of_the_lab_keeps_its_own_system_prompt(

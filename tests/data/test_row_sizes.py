@@ -138,6 +138,15 @@ def test_rows_that_were_cut_may_be_longer_in_a_longer_run() -> None:
     assert largest(100, batch_size=4, max_seconds=9.0) == LargestPass(4, 100, 140), "Any may meet."
 
 
+def test_tokens_as_a_budget_take_rows_of_the_mean_length() -> None:
+    lengths = np.array([10] * 9 + [100])
+    known = RowSizes(100, np.stack([lengths, lengths // 2], 1), np.zeros((0, 2), np.int64))
+    for seed in range(8):
+        train = {"batch_size": 1, "max_tokens": 190, "seed": seed}
+        spec = RunSpec.from_json({"data": {"packing": "off", "max_length": 100}, "train": train})
+        assert known.passes(spec).largest.length == 100, "the budget lasts for all ten"
+
+
 PASS_SETTINGS: list[dict[str, Any]] = [
     {"train": {"batch_size": 5}}, {"train": {"max_steps": 2}}, {"train": {"epochs": 0.4}},
     {"train": {"gradient_accumulation_steps": 3, "max_steps": 1}}, {"train": {"seed": 8}},

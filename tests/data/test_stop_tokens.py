@@ -66,3 +66,18 @@ def test_a_result_stops_at_all_of_them(
     assert json.loads(file.read_text()) == {
         "eos_token_id": written, "pad_token_id": 0, "top_k": 5,
     }, "the rest stays"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("behind", "stops"),
+    [("<|turn|>", ["<|turn|>", "<|end|>"]), ("<|end|>", ["<|end|>"]), ("", ["<|end|>"]),
+     ("<|end|><|turn|>", ["<|end|>"])],
+)  # fmt: skip
+def test_what_the_template_writes_behind_an_answer_stops_it(
+    words: Any, behind: str, stops: list[str]
+) -> None:
+    words.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}BEHIND{% endif %}"
+        "{% endfor %}"
+    ).replace("BEHIND", behind)
+    assert stop_tokens.ids(words) == sorted(words.convert_tokens_to_ids(stops))

@@ -54,7 +54,7 @@ def test_a_cache_on_another_disk_takes_nothing_from_that_of_the_run(
 
     assert problems_of(10**9, 10**9) == []
     free[1] -= 1
-    ((field, message),) = problems_of(10**9, 10**9)
+    ((field, message),) = problems_of(5 * 10**8, 10**9)
     assert field == "model" and f"1.00 GB are still to be downloaded to {cache}" in message
     free[:] = [FREE - 10**7, 10**12]
     ((field, message),) = problems_of(10**9, 10**9)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lab.forecasts import DatasetStats
 from lab.preflight import disk_check, validate
 from lab.spec import RunSpec
 from tests.answers import check, fixes
@@ -33,6 +34,14 @@ def test_a_rate_that_is_given_stays_and_auto_is_the_methods_own(make_spec: Make)
         for name in ("lora", "full", "prompt")
     }
     assert rates["full"] < rates["lora"] < rates["prompt"] == 3e-2
+
+
+def test_the_most_steps_that_a_run_can_have_are_those_of_rows_that_are_not_packed() -> None:
+    train = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    data = {"packing": "on", "max_length": 512, "eval_fraction": 0.0}
+    spec = RunSpec.from_json({"data": data, "train": train})
+    stats = DatasetStats(examples=400, tokens_per_row=50.0)
+    assert validate._run_facts(spec, stats, None).max_steps == 126, "a quarter more, and one"
 
 
 def test_auto_packs_where_the_method_can(make_spec: Make) -> None:
