@@ -215,7 +215,7 @@ def trained_home(
 @pytest.fixture
 def trained(trained_home: Path, lab_home: Path) -> list[paths.RunDir]:
     """This test's own copy of a full and a LoRA run, in this order."""
-    shutil.copytree(trained_home, lab_home)
+    shutil.copytree(trained_home, lab_home, dirs_exist_ok=True)
     return paths.all_runs()[::-1]
 
 

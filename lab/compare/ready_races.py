@@ -22,7 +22,7 @@ READY = re.compile(r"[a-z0-9-]{1,60}", re.ASCII)
 
 @dataclass(frozen=True)
 class ReadyRace:
-    """`budget` as `Budget.parse` takes it; `spec`: what all contestants share; `place` in the list,
+    """`budget` as `Budget.parse` takes it; `spec`: what all contestants share; `position` in the list,
     whose first ones a person sees as cards: the questions of most people come first."""
 
     name: str = ""
@@ -36,7 +36,7 @@ class ReadyRace:
     tests: tuple[ClaimTest, ...] = ()
     score_set: str = ""
     score_most: int = 50
-    place: int = 100
+    position: int = 100
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -45,11 +45,11 @@ class ReadyRace:
 
 @cache
 def all_ready() -> tuple[ReadyRace, ...]:
-    """By their places, then by their files' names."""
+    """By their positions, then by their files' names."""
     files = sorted((ASSETS / "races").glob("*.json"))
     races = [read(ReadyRace, {**(read_object(file) or {}), "name": file.stem}) for file in files]
     valid = [race for race in races if race is not None]
-    return tuple(sorted(valid, key=lambda race: race.place))
+    return tuple(sorted(valid, key=lambda race: race.position))
 
 
 def of_claim(claim: str) -> list[ReadyRace]:

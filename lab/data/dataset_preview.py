@@ -76,15 +76,18 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
     with stage("template"):
         sequences, is_cut = _tokenized(reader, sample.examples, tokenizer, system_prompt, data)
     is_whole = is_whole and not is_cut
-    examples, shares = sample.examples[: len(sequences)], sample.shares[: len(sequences)]
     usable = [index for index, pieces in enumerate(sequences) if pieces]
     if not usable:
         raise LabError(
             f"No row of '{dataset.id}' can be used: {reader.invalid_summary() or trouble}.",
             "Name the right columns, or choose another template.",
         )
+    # what the template refused is no example of the run, whose split is made without it
+    examples = [sample.examples[index] for index in usable]
+    shares = [sample.shares[index] for index in usable]
+    sequences = [sequences[index] for index in usable]
     _, held_out = batches.split_indices(len(examples), data.held_out_fraction)
-    flat = [sequence for index in usable for sequence in sequences[index]]
+    flat = [sequence for pieces in sequences for sequence in pieces]
     texts = [
         example.text or "\n".join(map(message_words, example.messages)) for example in examples
     ]
@@ -108,9 +111,9 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
             tuple(notes.lines()),
         ),
         rows=tuple(
-            _row(examples[i], sequence, tokenizer, system_prompt, len(sequences[i]) > 1)
-            for i in usable[:MAX_SHOWN]
-            for sequence in (sequences[i] if examples[i].messages else sequences[i][:1])
+            _row(example, sequence, tokenizer, system_prompt, len(pieces) > 1)
+            for example, pieces in zip(examples[:MAX_SHOWN], sequences[:MAX_SHOWN], strict=True)
+            for sequence in (pieces if example.messages else pieces[:1])
         )[:MAX_SHOWN],
         packed=_packed(flat, data.max_length) if can_pack else (),
         lengths=tuple(_lengths(examples, shares, sequences)),
@@ -217,7 +220,7 @@ def _lengths(
     for example, share, sequences in zip(examples, shares, tokenized, strict=True):
         if example.messages:
             lengths.extend(round(sequence.full_length * share) for sequence in sequences)
-        elif sequences:
+        else:
             lengths.append(round(sum(len(sequence.ids) for sequence in sequences) * share))
     return lengths
 

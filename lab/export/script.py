@@ -95,14 +95,15 @@ for index, parts in enumerate(examples):
 OPEN = """\
 import gzip
 
-with (gzip.open if DATA.endswith(".gz") else open)(DATA, "rt", encoding="utf-8-sig") as file:
+opener = gzip.open if DATA.endswith(".gz") else open
+with opener(DATA, "rt", encoding="utf-8-sig", newline="") as file:  # line ends stay as they are
     text = file.read()
 """
+TABLE = f"{OPEN}import csv\nimport io\n\n"
 READ = {
     ".json": f"{OPEN}records = json.loads(text)",
-    ".csv": f"{OPEN}import csv\n\nrecords = csv.DictReader(text.splitlines(keepends=True))",
-    ".tsv": f"{OPEN}import csv\n\n"
-    'records = csv.DictReader(text.splitlines(keepends=True), delimiter="\\t")',
+    ".csv": f'{TABLE}records = csv.DictReader(io.StringIO(text, newline=""))',
+    ".tsv": f'{TABLE}records = csv.DictReader(io.StringIO(text, newline=""), delimiter="\\t")',
     ".txt": f'{OPEN}records = [{{"text": text}}]',
     ".parquet": "import pyarrow.parquet\n\nrecords = pyarrow.parquet.read_table(DATA).to_pylist()",
 }
@@ -112,7 +113,10 @@ from datasets import load_dataset
 splits = load_dataset(DATA, CONFIG, revision=DATA_REVISION)
 default = "train" if "train" in splits else next(iter(splits))
 records = splits[SPLIT or default].to_list()"""
-LINES = f"{OPEN}records = map(json.loads, filter(str.strip, text.split('\\n')))"
+LINES = (
+    f"{OPEN}lines = text.replace('\\r', '\\n').split('\\n')\n"
+    "records = map(json.loads, filter(str.strip, lines))"
+)
 
 
 def script(spec: RunSpec, model: str, data: str, system_prompt: str) -> str:

@@ -108,8 +108,9 @@ def test_a_run_that_wrote_nothing_has_no_figures(recorded: Any) -> None:
 
 @pytest.mark.parametrize(
     ("by", "common", "short", "long"),
-    [("step", 8, 4.92, 4.92), ("tokens", 800, 4.92, 4.96), ("seconds", 16.0, 4.92, 4.92)],
-)
+    [("step", 8, 4.92, 4.92), ("tokens", 800, 4.92, 4.96), ("seconds", 16.0, 4.92, 4.92),
+     ("flops", 8e9, 4.92, 4.92)],
+)  # fmt: skip
 def test_the_longer_run_is_measured_where_the_shorter_one_ended(
     recorded: Any, by: str, common: float, short: float, long: float
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,6 +83,16 @@ def test_what_was_measured_here_replaces_what_was_shipped(shipped: Path) -> None
 def test_what_is_no_evidence_is_passed_over(shipped: Path, stored: str) -> None:
     (shipped / f"{STORED.id}.json").write_text(stored)
     assert evidence.all_evidence() == []
+
+
+def test_the_machine_is_told_with_its_cards_cores_and_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = SimpleNamespace(processor="AMD EPYC 7B13", cores=2, memory_bytes=8_300_000_000, gpus=())
+    monkeypatch.setattr(evidence.host, "describe", lambda: facts)
+    assert evidence.machine_in_words() == "AMD EPYC 7B13, 2 cores, 8.3 GB"
+    facts.gpus = (SimpleNamespace(name="NVIDIA L4", memory_bytes=24_000_000_000),)
+    assert evidence.machine_in_words() == "NVIDIA L4, 24 GB; AMD EPYC 7B13, 2 cores, 8.3 GB"
 
 
 def test_an_id_is_a_name_of_a_file(shipped: Path) -> None:

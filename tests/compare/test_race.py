@@ -61,6 +61,15 @@ def test_the_budget_of_a_race_is_its_only_one(
     assert kept["full"]["train"]["max_tokens"] == 9, "Without one, what the spec says holds."
 
 
+@pytest.mark.parametrize(
+    "text", ["tokens", "tokens=", "hours=3", "tokens=1.5", "steps=0.5", "seconds=0", "seconds=-1",
+             "flops=inf", "seconds=nan", "max_tokens=5"],
+)  # fmt: skip
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(LabError, match="is not a budget"):
+        Budget.parse(text)
+
+
 def test_a_methods_own_rate_and_options_are_its_own(make_spec: Make) -> None:
     value = make_spec("lora", train={"learning_rate": 1e-3})
     value["methods"] = {"lora": {"learning_rate": 5e-3, "rank": 2}}
@@ -96,13 +105,21 @@ def test_all_runs_together_must_fit_the_disk(
         plan.forecast.disk.total for plan in race_start.check(specs, 1) if plan.forecast.disk
     )
     usage = shutil.disk_usage("/")
-    for free, seeds, fits in ((2 * need, 2, True), (2 * need - 1, 2, False), (need, 1, True)):
+    for free, seeds, fits in (
+        (2 * need, 2, True),
+        (2 * need - 1, 2, False),
+        (need // 9, 2, False),
+        (need, 1, True),
+    ):
         has = usage._replace(free=free)
         monkeypatch.setattr(race_start.shutil, "disk_usage", lambda path, has=has: has)
         if fits:
             assert race_start.check(specs, seeds)
         else:
-            with pytest.raises(SpecError, match="not enough disk"):
+            figures = rf"need {2 * need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+            with pytest.raises(
+                SpecError, match=f"not enough disk: all runs together may {figures}"
+            ):
                 race_start.check(specs, seeds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from lab.compare.race import Budget, RaceContestant
 from lab.compare.race_file import ClaimTest, Race, RaceRun
 from lab.compare.race_scores import RaceScores
 from lab.errors import LabError
-from lab.evals.score_sheets import ScoreSheet
+from lab.evals.score_sheets import ScoredModel, ScoredQuestion, ScoreSheet
 from lab.paths import RunDir, run_dir
 from lab.runs import ladder
 from lab.runs.ladder import Ladder, LadderChoice
@@ -53,7 +54,7 @@ def forgetful() -> Race:
                 peak=peak,
             )
             runs.append((run, name, seed, "default"))
-    return race_of(*runs)
+    return race_of(*runs, question="Which?", machine="mine", versions={"torch": "2"})
 
 
 @pytest.mark.parametrize(
@@ -113,10 +114,16 @@ def test_evidence_holds_what_the_runs_say(forgetful: Race) -> None:
     assert outcome.outcome.startswith("a has the lowest evaluation loss: 2.0")
     assert outcome.code == forgetful.code
     first_run = run_dir(forgetful.runs[0].run)
-    write_json(first_run.process, {"time": 1000.0})
-    write_json(first_run.result, {"state": "done", "ended": 1090.0})
+    noon = 400.5 * 86_400  # seconds since 1970
+    write_json(first_run.process, {"time": noon})
+    write_json(first_run.result, {"state": "done", "ended": noon + 90})
     outcome = race_outcome.evidence_of(forgetful)
     assert outcome.minutes == 1.5, "ninety seconds of its worker"
+    assert outcome.date == "1971-02-05", "of its last run's end"
+    rates = [finisher.contestant.first.spec["train"] for finisher in finishers(forgetful)]
+    assert [rate["learning_rate"] for rate in rates] == ["auto", "auto"]
+    assert outcome.question == "Which?" and outcome.machine == "mine"
+    assert outcome.versions == {"torch": "2"}
     assert [each.id for each in race_outcome.keep_ended()] == [forgetful.id]
     assert race_outcome.keep_ended() == [], "Once."
     assert evidence.all_evidence()[0] == outcome or len(evidence.all_evidence()) > 1
@@ -149,8 +156,11 @@ def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
     )
     racing = finishers(race)
     assert [each.name for each in racing] == ["a, best of 3", "a"]
-    listed = race_outcome.evidence_of(race).contestants
+    outcome = race_outcome.evidence_of(race)
+    listed = outcome.contestants
     assert [each.settings["train.learning_rate"] for each in listed] == [1e-3, 1e-4]
+    assert "a: the ladder chose a learning rate of 0.001." in outcome.notes
+    assert "Learning rates: a, best of 3 1e-3, a 1e-4." in outcome.notes
     assert race_file.compared_runs(race) == [tuned, default]
     test = ClaimTest("A3", "learning_rate", "a", ratio=(1e-4, 3e-4))
     assert verdict_of_test(test, racing).verdict == "off", "2.1 at 1e-3, 2.4 at 1e-4."
@@ -166,13 +176,21 @@ def test_the_ladders_choice_is_a_contestant_of_its_own() -> None:
     assert race_file.compared_runs(race) == [default]
 
 
-def test_what_is_left_is_known_where_every_run_has_a_forecast() -> None:
+def test_what_is_left_is_known_where_every_run_has_a_forecast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, second = record("aaaa", state=None), record("bbbb", state=None)
     race = race_of((first, "a", 0, "default"), (second, "b", 0, "default"))
     write_json(first.estimate, {"pace": {"seconds": 60.0}})
     assert race_file.seconds_left(race, race_file.cells(race)) is None
     write_json(second.estimate, {"pace": {"seconds": 40.0}})
     assert race_file.seconds_left(race, race_file.cells(race)) == 100.0
+    write_json(first.process, {"pid": 1})
+    monkeypatch.setattr("lab.runs.status.process.is_alive", lambda record: True)
+    monkeypatch.setattr(race_file, "run_progress", lambda run: SimpleNamespace(left_s=7.0))
+    assert race_file.seconds_left(race, race_file.cells(race)) == 47.0, "the first is at work"
+    write_json(first.result, {"state": "done"})
+    assert race_file.seconds_left(race, race_file.cells(race)) == 40.0, "and now it has ended"
 
 
 def test_large_figures_of_a_claim_are_written_out() -> None:
@@ -232,5 +250,28 @@ def test_runs_that_failed_are_not_scored(monkeypatch: pytest.MonkeyPatch) -> Non
         return ScoreSheet()
 
     monkeypatch.setattr("lab.evals.score.score", score)
+    assert race_scores.is_due(race) and not race_scores.is_due(replace(race, score_set=""))
     race_scores.measure(race)
     assert len(scored) == 1 and done.id in scored[0]
+    assert not race_scores.is_due(race), "once"
+
+
+def test_scores_of_a_race_are_kept_by_run_with_the_base_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = record("aaaa")
+    race = race_of((run, "a", 0, "default"), score_set="builtin:x", score_most=3)
+    questions: list[Any] = []
+
+    def score(names: Any, dataset: str, most: int, **_: Any) -> ScoreSheet:
+        questions.append(([each.name for each in names], dataset, most))
+        figures = {"base:x": {"token_f1": 0.25}, f"run:{run.id}": {"token_f1": 0.5}}
+        models = {name: ScoredModel(values) for name, values in figures.items()}
+        return ScoreSheet(questions=(ScoredQuestion(),) * 3, models=models)
+
+    monkeypatch.setattr("lab.evals.score.score", score)
+    measured = race_scores.measure(race)
+    assert questions == [([f"run:{run.id}"], "builtin:x", 3)]
+    assert (measured.dataset, measured.questions) == ("builtin:x", 3)
+    assert measured.models == {"base": {"token_f1": 0.25}, run.id: {"token_f1": 0.5}}
+    assert race_scores.scores_of(race) == measured

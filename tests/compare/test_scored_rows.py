@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lab.atomic_files import write_json
-from lab.compare import scored_rows
+from lab.compare import randomisation_test, scored_rows
 from lab.compare.comparison import compare
 from lab.compare.contestants import contestants
 from lab.compare.scored_rows import ScoredSet, difference, scored_sets
@@ -81,6 +81,16 @@ def scored_labels(right: list[str], *models: list[str]) -> ScoredSet:
         by_name[f"run:{number}"] = ScoredModel(figures, answers)
     sheet = ScoreSheet("a set", "labels", "accuracy", questions, by_name)
     return ScoredSet(sheet, tuple(by_name), ())
+
+
+@pytest.mark.parametrize("given", ["abab", "aaaa", "cabb", "bbaa"])
+def test_the_macro_f1_that_is_drawn_is_that_of_the_scores(given: str) -> None:
+    """Labels that only the other model gave do not count."""
+    mine, right = (randomisation_test._one_hot(row, list("abcd")) for row in (given, "abba"))
+    (drawn,) = randomisation_test._macro_f1(
+        mine.sum(0)[None], (mine * right).sum(0)[None], right.sum(0)
+    )
+    assert drawn == pytest.approx(macro_f1(given, "abba"))
 
 
 @pytest.mark.parametrize("key", ["macro_f1", "likely_macro_f1"])
@@ -162,6 +172,10 @@ def test_the_best_and_the_worst_answers_of_a_model() -> None:
     best, worst = scored_rows.extremes(scored, f"run:{run.id}")
     assert best[:2] == [0, 7] and set(worst) <= {1, 2, 3, 4, 5, 6, 8, 9}
     assert len(best) == len(worst) == 3
+    page = compare_export.html_report(contestants([run]))
+    assert "A gets 2 rows right that base model does not; the other way round 0." in page
+    assert "<td>A</td><td>best</td><td>question 0</td><td>answer 0</td><td>answer 0</td>" in page
+    assert "<td>A</td><td>worst</td><td>question 9</td><td>answer 9</td><td>wrong 9</td>" in page
 
 
 def test_json_and_report_hold_the_scores_and_no_markup_of_names() -> None:

@@ -252,6 +252,18 @@ def test_runs_that_differ_in_their_seed_alone_are_one_contestant() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": {"name": "lora", "rank": 4}}, {"data": {"max_length": 64}},
+        {"learning_rate": 0.5}, {"batch_size": 2}, {"method": "full"},
+    ],
+)  # fmt: skip
+def test_runs_that_differ_in_more_than_their_seed_are_apart(other: dict[str, Any]) -> None:
+    runs = [record("aaaa", "x", seed=0), record("bbbb", "x", seed=1, **other)]
+    assert [each.seeds for each in contestants(runs)] == [(0,), (1,)]
+
+
 def test_a_run_that_began_elsewhere_is_no_other_seed_of_the_same_settings() -> None:
     first, second = record("aaaa", "x", seed=0), record("bbbb", "x", seed=1)
     spec = read_object(second.spec) or {}
@@ -393,6 +405,9 @@ def test_other_seeds_are_a_remark_and_another_order_of_the_data() -> None:
     terms = equal_terms(contestants(runs), name)
     assert terms.remarks[0] == "Their seeds differ, and with them the order of the data."
     assert "data order" not in terms.same, "the seed decides it"
+    more = contestants([*runs, record("cccc", "A", seed=1)])
+    assert [each.seeds for each in more] == [(0, 1), (1,)]
+    assert "Some have more seeds than others." in equal_terms(more, name).remarks
 
 
 def test_default_rates_of_different_methods_are_a_remark() -> None:
@@ -421,6 +436,12 @@ def test_a_budget_of_seconds_makes_other_tokens_fair() -> None:
     ]
     terms = equal_terms(contestants(runs), name)
     assert terms.unequal == () and "1 min 00 s of training" in terms.same
+    runs = [
+        record("cccc", "A", tokens=1000, max_flops=4e12),
+        record("dddd", "B", "full", tokens=3000, max_flops=4e12),
+    ]
+    terms = equal_terms(contestants(runs), name)
+    assert terms.unequal == () and terms.same.endswith("and 4e12 FLOPs.")
 
 
 @pytest.mark.parametrize("mark", "=+-@")

@@ -89,6 +89,7 @@ ROWS: list[tuple[str, str, bytes, int, str, int]] = [
     ("an empty field", "a.csv", b"text,label\nt,l\nt,\n", 3, "'label' has no text", 1),
     ("latin-1 in a CSV", "a.csv", b"prompt,completion\np,c\ncaf\xe9,c\np,c\n", 3, "byte 0xe9", 2),
     ("a bad entry of a list", "a.json", json.dumps([GOOD, {"text": 1}, GOOD]).encode(), 2, "1, not", 2),
+    ("a long entry of a list", "a.json", json.dumps([{"text": "x"}, {"text": "y" * 5000}, {"text": "z"}]).encode(), 2, "longer than 4,000", 2),
     ("latin-1 in a text", "a.txt", b"one\n\ncaf\xe9\n\ntwo\n", 3, "byte 0xe9", 1),
     ("a cut gzip", "a.jsonl.gz", gzip.compress(lines(*[{"text": str(n) * 50} for n in range(900)]))[:-900], 0, "the gzip data are damaged", -1),
     ("a bad line in a gzip", "a.jsonl.gz", gzip.compress(lines(GOOD, b"{", GOOD)), 2, "not JSON", 2),

@@ -65,6 +65,13 @@ def test_the_loss_index_points_in_front_of_each_counted_token() -> None:
     assert batch["loss_index"].tolist() == [1, 3] and batch["targets"].tolist() == [3, 5]
 
 
+def test_what_counts_of_a_row_is_told_with_and_without_its_first_token() -> None:
+    """A label for the first token is no target: nothing stands before it to predict it from."""
+    row = batches.TokenSequence([1, 2, 3], [1, IGNORE_INDEX, 3], (3,), (7,))
+    assert (row.tokens, row.counted, row.targets) == (3, 2, 1)
+    assert batches.blank(row) == batches.TokenSequence([1, 2, 3], [IGNORE_INDEX] * 3, (3,), (7,))
+
+
 def test_each_epoch_sees_every_row_in_an_order_of_its_own() -> None:
     rows = single_rows(some(20))
     stream = TrainingOrder(rows, seed=1)

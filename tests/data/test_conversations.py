@@ -339,6 +339,18 @@ def test_a_history_that_is_none_is_refused(history: Any) -> None:
         read({"prompt": "ask", "completion": "said", "history": history})
 
 
+def test_a_thought_in_a_column_stands_before_the_last_answer_alone() -> None:
+    row = {"question": "ask", "answer": "said", "history": [["How many?", "Four."]], "cot": "so"}
+    chat = read(row, columns={"thought": "cot"}, form="question-answer")
+    assert [(m["content"], m.get("reasoning_content")) for m in chat.messages] == [
+        ("How many?", None), ("Four.", None), ("ask", None), ("said", "so"),
+    ]  # fmt: skip
+    for key in ("reasoning_content", "thinking"):
+        pair = {"prompt": [user()], "completion": [answer(**{key: "hm"})], "cot": "so"}
+        with pytest.raises(InvalidRow, match="has a thought in its answer, and one in 'cot'"):
+            read(pair, columns={"thought": "cot"}, form="prompt-completion")
+
+
 # Keys that cannot be used ------------------------------------------------------------------------
 
 PAIR = {"prompt": "p", "completion": "c"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.data import dataset_stats
+from lab.spec import RunSpec
 from tests.answers import check
 from tests.conftest import write_rows
 
@@ -53,6 +54,17 @@ def test_the_tokens_of_a_row_and_those_in_the_loss(
     assert whole["loss_tokens_per_row"] > 0.8 * whole["tokens_per_row"]
 
 
+def test_padding_is_how_many_times_its_tokens_a_row_takes(
+    make_spec: Make, tmp_path: Path, tokenizer: Any
+) -> None:
+    file = tmp_path / "pairs.jsonl"
+    spec = RunSpec.from_json(make_spec(data={"dataset": str(file)}))
+    for answers, least, most in ((("yes",), 1.0, 1.0), (("yes", "yes " * 30), 1.05, 1.5)):
+        write_rows(file, [row for answer in answers for row in pairs(8, answer)])
+        padding = dataset_stats.dataset_stats(spec, tokenizer).padding
+        assert padding is not None and least <= padding <= most, "two rows share a pass"
+
+
 def test_long_text_is_cut_into_several_sequences(make_spec: Make, tmp_path: Path) -> None:
     file = tmp_path / "text.jsonl"
     write_rows(file, [{"text": "word " * 200}] * 5)
@@ -86,6 +98,8 @@ def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> N
     write_rows(chats, [*pairs(18), *pairs(2, "Dear {{ name }}.")])
     (slots,) = facts_of(make_spec(data={"dataset": str(chats)}))["warnings"]
     assert "{{name}}" in slots, "a tenth of the answers has it"
+    write_rows(chats, [*pairs(19), *pairs(1, "Dear {{ name }}.")])
+    assert facts_of(make_spec(data={"dataset": str(chats)}))["warnings"] == [], "fewer may be meant"
     write_rows(chats, [*pairs(5), *pairs(5, "Dear {{ name }}, {{city}} calls.")])
     filled = {"dataset": str(chats), "placeholders": {"name": "Ada", "city": "Bonn"}}
     assert facts_of(make_spec(data=filled))["warnings"] == []
@@ -103,6 +117,12 @@ def test_other_sets_that_are_not_there_are_refused_before_the_run(
     data = {field: "builtin:nothing", "general_fraction": 0.1}
     (problem,) = check(make_spec(data=data))["problems"]
     assert "Unknown dataset 'builtin:nothing'" in problem["message"]
+
+
+def test_a_general_set_of_which_nothing_is_taken_is_not_read(make_spec: Make) -> None:
+    data = {"general_dataset": "builtin:nothing", "general_fraction": 0.0}
+    messages = [problem["message"] for problem in check(make_spec(data=data))["problems"]]
+    assert not any("Unknown dataset" in message for message in messages)
 
 
 def test_rows_whose_answers_are_cut_off_are_refused(make_spec: Make, tmp_path: Path) -> None:

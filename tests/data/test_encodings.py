@@ -92,6 +92,12 @@ def test_a_column_without_a_name_that_holds_something_is_named(tmp_path: Path) -
     assert reader.notes() == ["'column 2' is not used (row 2)."]
 
 
+def test_two_columns_that_differ_in_blanks_only_are_one_name_twice(tmp_path: Path) -> None:
+    assert "not a list of column names" in refusal(
+        tmp_path / "a.csv", b"prompt,completion,prompt \np,c,x\n"
+    )
+
+
 def test_the_index_that_pandas_writes_needs_no_note(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(",prompt,completion\n0,p,c\n1,p,c\n")
     reader = ExampleReader(tmp_path / "a.csv")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trl
 
-from lab.data import answers, chat_template, sandbox
+from lab.data import answers, chat_template, sandbox, work
 from lab.data.chat_template import TemplateUnusable
 from lab.data.formats import Example
 from lab.errors import LabError
@@ -212,3 +212,10 @@ def test_a_rendering_does_not_change_the_bounds_of_another(tokenizer: Any) -> No
         assert len(chat_template.render(other, CHAT)) == 900_000
     with pytest.raises(sandbox.TooMuch, match="outside"):
         sandbox._environment().text("x")
+
+
+def test_a_long_chat_may_take_more_steps_than_a_short_one() -> None:
+    handled = 256 * 600_000  # characters, as many as 600,000 steps
+    work.Work(100_000).spend(handled)
+    with pytest.raises(work.TooMuch, match="too many steps"):
+        work.Work(10).spend(handled)

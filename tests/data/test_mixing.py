@@ -95,6 +95,9 @@ def test_general_rows_follow_the_runs_terms_of_loss_and_length_only(
         learned = words.decode([label for label in row.labels if label != IGNORE_INDEX])
         assert set(learned.split()) == {"w91"}, "only what the assistant says counts"
     assert all("w80" in words.decode(row.ids) for row in rows if row not in mixed)
+    whole = ready(pairs(4, 0), general_fraction=0.5, general_dataset=pairs(4, 40), loss_on="all")
+    for row in whole.train:
+        assert row.labels[1:] == row.ids[1:], "all of a general row counts as of the own ones"
 
 
 def test_a_general_set_of_the_lab_keeps_its_own_system_prompt(
@@ -133,6 +136,10 @@ def test_a_held_out_set_of_its_own_leaves_all_rows_to_train(ready: Prepare, word
     assert all("w80" in text and "w91" in text for text in texts(words, prepared.held_out)), (
         "measured on the terms of the training"
     )
+    longer = ready(pairs(10, 0), held_out=pairs(3, 50, "w91 w92 w93"))
+    assert longer.figures.longest_row == 8, "It is held out; those that train have 6 tokens."
+    longer = ready(pairs(3, 50, "w91 w92 w93"), held_out=pairs(10, 0))
+    assert longer.figures.longest_row == 8, "and here it trains"
 
 
 def test_figures_are_of_what_they_say(ready: Prepare) -> None:
@@ -163,6 +170,28 @@ def test_held_out_rows_that_cannot_be_scored_are_told(ready: Prepare) -> None:
     prepared = ready(rows, eval_fraction=0.25)
     assert len(prepared.held_out) == 0
     assert any("there is no evaluation loss" in note for note in prepared.notes)
+
+
+def test_another_template_than_the_tokenizers_own_is_told(ready: Prepare, words: Any) -> None:
+    assert ready(pairs(2, 0)).notes == []
+    replaced = "The tokenizer's own chat template is replaced by alpaca, which is saved with the"
+    assert ready(pairs(2, 0), template="alpaca").notes[0].startswith(replaced)
+    words.chat_template = None
+    assert ready([{"text": "w1 w2"}]).notes == [], "A text needs none."
+    words.chat_template = None
+    (note,) = (note for note in ready(pairs(2, 0)).notes if "no chat template" in note)
+    assert "the lab's plain one is used" in note and note.endswith("It ends with <|end|>.")
+
+
+def test_progress_is_told_in_kilobytes_of_the_file(words: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    write_rows(file, [{**row, "note": "x" * 2000} for row in pairs(130, 0)])
+    progress: list[tuple[int, int]] = []
+    data = {"dataset": str(file), "eval_fraction": 0.0, "max_length": 32, "packing": "off"}
+    prepare.prepare(RunSpec.from_json({"data": data}), words, lambda *at: progress.append(at))
+    size = file.stat().st_size // 1000
+    assert {total for _, total in progress} == {size} and progress[-1] == (size, size)
+    assert progress == sorted(progress) and progress[0][0] < size
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,45 @@ def test_rows_that_were_cut_may_be_longer_in_a_longer_run() -> None:
     assert largest(100, batch_size=4, max_seconds=9.0) == LargestPass(4, 100, 140), "Any may meet."
 
 
+def test_tokens_as_a_budget_take_rows_of_the_mean_length() -> None:
+    lengths = np.array([10] * 9 + [100])
+    known = RowSizes(100, np.stack([lengths, lengths // 2], 1), np.zeros((0, 2), np.int64))
+    for seed in range(8):
+        train = {"batch_size": 1, "max_tokens": 190, "seed": seed}
+        spec = RunSpec.from_json({"data": {"packing": "off", "max_length": 100}, "train": train})
+        assert known.passes(spec).largest.length == 100, "the budget lasts for all ten"
+
+
+PASS_SETTINGS: list[dict[str, Any]] = [
+    {"train": {"batch_size": 5}}, {"train": {"max_steps": 2}}, {"train": {"epochs": 0.4}},
+    {"train": {"gradient_accumulation_steps": 3, "max_steps": 1}}, {"train": {"seed": 8}},
+    {"train": {"max_tokens": 90}}, {"train": {"max_seconds": 9.0}}, {"train": {"max_flops": 1e9}},
+    {"train": {"compile": "on"}}, {"data": {"max_length": 40}}, {"data": {"packing": "on"}},
+    {"data": {"group_by_length": "on"}},
+]  # fmt: skip
+
+
+def test_each_setting_that_changes_the_passes_is_asked_anew() -> None:
+    """As the search for settings asks the same rows again and again."""
+    lengths = np.random.default_rng(0).integers(8, 90, 23)
+    rows = np.stack([lengths, lengths // 2], 1)
+
+    def fresh() -> RowSizes:
+        return RowSizes(100, rows, rows[:5])
+
+    def spec(changes: dict[str, Any]) -> RunSpec:
+        data = {"packing": "off", "max_length": 100} | changes.get("data", {})
+        train = {"batch_size": 2, "epochs": 1.0} | changes.get("train", {})
+        return RunSpec.from_json({"data": data, "train": train})
+
+    known = fresh()
+    first = known.passes(spec({}))
+    for changes in PASS_SETTINGS:
+        expected = fresh().passes(spec(changes))
+        assert known.passes(spec(changes)) == expected, changes
+        assert expected != first, f"{changes} makes other passes of these rows"
+
+
 def test_what_is_not_known_in_time_is_not_known(
     make_spec: Make, mixed: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

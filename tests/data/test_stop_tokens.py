@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab.data import stop_tokens
+from lab.data import rendering, stop_tokens
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,17 @@ def test_a_models_own_ends_count_beside_the_tokenizers(tokenizer: Any, own: Any,
     assert stop_tokens.ids(tokenizer, model) == sorted({*stop_tokens.ids(tokenizer), *more})
 
 
+def test_what_is_not_named_of_a_templates_settings_stays(words: Any) -> None:
+    whole = rendering.TemplateSettings({"thinking": False}, "2026-01-02", (5,))
+    rendering.configure(words, args=whole.args, date=whole.date, stop_ids=whole.stop_ids)
+    for named in ({}, {"args": whole.args}, {"date": whole.date}, {"stop_ids": whole.stop_ids}):
+        rendering.configure(words, **named)
+        assert rendering.settings_of(words) == whole, f"{list(named)} was set again"
+    assert 5 in stop_tokens.ids(words)
+    rendering.configure(words, args={}, date="", stop_ids=())
+    assert rendering.settings_of(words) == rendering.TemplateSettings(), "nothing is asked for too"
+
+
 class Ends:
     pad_token_id = 3
 
@@ -55,3 +66,18 @@ def test_a_result_stops_at_all_of_them(
     assert json.loads(file.read_text()) == {
         "eos_token_id": written, "pad_token_id": 0, "top_k": 5,
     }, "the rest stays"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("behind", "stops"),
+    [("<|turn|>", ["<|turn|>", "<|end|>"]), ("<|end|>", ["<|end|>"]), ("", ["<|end|>"]),
+     ("<|end|><|turn|>", ["<|end|>"])],
+)  # fmt: skip
+def test_what_the_template_writes_behind_an_answer_stops_it(
+    words: Any, behind: str, stops: list[str]
+) -> None:
+    words.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}BEHIND{% endif %}"
+        "{% endfor %}"
+    ).replace("BEHIND", behind)
+    assert stop_tokens.ids(words) == sorted(words.convert_tokens_to_ids(stops))

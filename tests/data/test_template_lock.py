@@ -114,6 +114,20 @@ def test_a_template_that_was_put_beside_a_result_is_named(result: Any) -> None:
     template_lock.enforce_files({}, folder)  # a result from before the files were kept
 
 
+def test_further_named_templates_are_files_of_the_tokenizer_too(result: Any) -> None:
+    folder, receipt = result
+    name = "additional_chat_templates/tool_use.jinja"
+    (folder / name).parent.mkdir()
+    (folder / name).write_text("{{ messages }}")
+    with pytest.raises(LabError, match=name):
+        template_lock.enforce_files(receipt, folder)
+    receipt["tokenizer_files"] = template_lock.files(folder)
+    template_lock.enforce_files(receipt, folder)
+    (folder / name).write_text("{{ tools }}")
+    with pytest.raises(LabError, match=name):
+        template_lock.enforce_files(receipt, folder)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [("pad_token", "The pad token"), ("eos_token", "The end token"), ("chat_template", "template")],

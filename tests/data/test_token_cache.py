@@ -144,6 +144,7 @@ def test_bytes_are_bounded_too_and_the_newest_set_always_stays(
     assert names() == ["b", "c"]
     monkeypatch.setattr(token_cache, "MAX_BYTES", 1)
     token_cache.write("d", iter(SEQUENCES), META)
+    token_cache.prune()
     assert names() == ["d"], "A set larger than the bound can be trained on."
 
 
@@ -200,6 +201,19 @@ def test_another_tokenizer_has_other_tokens(words: Any, tmp_path: Path, change: 
     assert token_cache.key(file, words, {"max_length": 8}) == before, "the same terms, the same key"
     CHANGES[change](words)
     assert token_cache.key(file, words, {"max_length": 8}) != before
+
+
+def test_which_of_the_stop_tokens_ends_a_text_makes_other_tokens(
+    words: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("rows")
+    both = ("w3", words.eos_token)
+    rendering.configure(words, stop_ids=tuple(words.convert_tokens_to_ids(list(both))))
+    keys = set()
+    for words.eos_token in both:
+        keys.add(token_cache.key(file, words, {}))
+    assert len(keys) == 2
 
 
 def test_the_key_follows_content_and_settings_not_the_name(words: Any, tmp_path: Path) -> None:

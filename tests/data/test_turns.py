@@ -134,6 +134,8 @@ def test_a_thought_in_a_column_is_named_and_learned_once_it_is_mapped() -> None:
 
 
 def test_a_mark_that_would_learn_a_user_is_noted() -> None:
+    weighed = [{**TURNS[0], "weight": 1}, {**TURNS[1], "weight": 1}]
+    assert example(1, {"messages": weighed}, ReadOptions()).notes == (), "all turns have weights"
     turns = [{**TURNS[0], "train": True}, {**TURNS[1], "train": True}]
     assert example(1, {"messages": turns}, ReadOptions()).notes == (
         "turns of the user are marked as learned; only answers are",

@@ -13,7 +13,9 @@ import pytest
 from bench.small_model import VOCABULARY
 from lab.atomic_files import read_object, write_json
 from lab.chat import models as chat_models
+from lab.data import template_lock
 from lab.errors import LabError
+from lab.evals import held_out
 from lab.evals.held_out import evaluate
 from lab.paths import RunDir
 from tests.conftest import write_rows
@@ -95,3 +97,35 @@ def test_models_that_see_other_tokens_in_the_same_rows_are_not_compared(
     shutil.copytree(tiny_model, same)
     rows = evaluate([*named(trained[1]), chat_models.parse(f"base:{same}")])
     assert rows[0].data == rows[1].data
+
+
+def test_rows_on_other_terms_than_a_result_was_trained_on_are_not_measured(
+    trained: list[RunDir],
+) -> None:
+    """A model that learned under another system prompt would look worse than it is."""
+    full, lora = trained
+    assert [row.model for row in evaluate([*named(full), *named(lora)])] == [
+        f"run:{full.id}", f"run:{lora.id}",
+    ]  # fmt: skip
+    file = lora.artifact / "receipt.json"
+    receipt = read_object(file) or {}
+    tokenizer = chat_models.load(named(lora)[0]).tokenizer
+    write_json(file, receipt | {"lock": template_lock.make_lock(tokenizer, "Odd.", "assistant")})
+    refused = rf"run:{lora.id} was trained with the system prompt 'Odd\.'; these rows have ''"
+    with pytest.raises(LabError, match=refused):
+        evaluate([*named(full), *named(lora)])
+    assert held_out.losses(full, lora)[0] == [None, None]
+    assert "was trained with the system prompt" in held_out.losses(full, lora)[1]
+
+
+def test_a_base_alone_needs_a_set_and_no_model_reads_more_than_it_can(
+    trained: list[RunDir], tiny_model: Path, tmp_path: Path
+) -> None:
+    base = [chat_models.parse(f"base:{tiny_model}")]
+    with pytest.raises(LabError, match="A base model has no held-out rows"):
+        evaluate(base)
+    long = tmp_path / "long.jsonl"
+    write_rows(long, [{"prompt": "Why?", "completion": "so " * 700}])
+    with_data(trained[1], max_length=1024)
+    with pytest.raises(LabError, match=r"longest row has \d{3,},?\d* tokens, and run:.* reads 512"):
+        evaluate(named(trained[1]), str(long))

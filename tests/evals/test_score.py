@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,36 @@ def test_a_set_is_asked_with_the_system_prompt_of_the_first_result(
     ):
         terms = score.terms_of(names, "t", 5, "")
         assert terms.system_prompt == terms.settings.system_prompt == prompt
+
+
+def test_answers_are_kept_apart_by_all_that_changes_them() -> None:
+    """What is asked in another way is asked again, not read from the file of the first."""
+    item = score.Item(1, ({"role": "user", "content": "Which?"},), "A. x", ("A. x", "B. y"))
+    settings = GenerationSettings(max_new_tokens=16, system_prompt="")
+    terms = score.ScoreTerms("c", [item], "choices", "", None, settings)
+    others = [
+        {"dataset": "d"},
+        {"kind": "text"},
+        {"items": [item, item]},
+        {"items": [replace(item, reference="B. y")]},
+        {"items": [replace(item, messages=({"role": "user", "content": "What?"},))]},
+        {"pattern": re.compile("A.*")},
+        {"settings": replace(settings, system_prompt="Be brief.")},
+        {"settings": replace(settings, max_new_tokens=17)},
+    ]
+    files = {replace(terms, **changes).file for changes in ({}, *others)}
+    assert len(files) == 1 + len(others) and replace(terms).file in files
+
+
+@pytest.mark.parametrize(("length", "tokens"), [(10, 21), (200, 116), (2000, 256)])
+def test_answers_may_be_somewhat_longer_than_the_longest_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int, tokens: int
+) -> None:
+    rows = [{"prompt": "p", "completion": "c"}, {"prompt": "q", "completion": "x" * length}]
+    dataset_of(monkeypatch, tmp_path / "t.jsonl", rows)
+    terms = score.terms_of([BASE], "t", 5, "")
+    assert terms.settings.max_new_tokens == tokens
+    assert len(score.terms_of([BASE], "t", 1, "").items) == 1, "no more than asked for"
 
 
 def test_choices_are_shown_centred(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab import paths
-from lab.atomic_files import read_object, write_json
+from lab.atomic_files import read_object, sha256_of, write_json
 from lab.chat import models as chat_models
 from lab.errors import LabError
 from lab.export import combine, lora_form
@@ -94,6 +94,13 @@ def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
     receipt = read_object(run.artifact / "receipt.json") or {}
     assert receipt["combined_from"]["results"] == [first.id, second.id]
     assert receipt["proof"] == combined.proof and receipt["base"]["weights"]
+    file = run.artifact / "adapter_model.safetensors"
+    assert receipt["weights"] == {file.name: sha256_of(file)}, "not those of the first result"
+    assert receipt["method"]["rank"] == 6
+    ending = read_object(run.result) or {}
+    assert ending["message"] == f"Combined from {first.id}, {second.id}; nothing was trained."
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (run.artifact / name).read_bytes() == (first.artifact / name).read_bytes(), name
     card = (run.artifact / "README.md").read_text()
     assert f"{first.id}, {second.id}" in card and "cat, weights 0.75, -0.5" in card
     entry = index.entry(run)
@@ -114,6 +121,9 @@ def test_what_is_pruned_and_cut_is_told_as_a_distance_from_the_sum(runs: list[Ru
         deviations[kind] = combined.deviation
     assert 0 < deviations["svd"] < 0.9 < min(deviations["dare_ties"], 9), deviations
     pair = (runs[0].id, runs[1].id)
+    dense = combine.combine(Combination(pair, (0.5, 0.5), "dare_linear", density=1.0)).deviation
+    assert dense == pytest.approx(deviations["linear"]), "A density of 1 drops nothing."
+    assert deviations["dare_linear"] > 1.1 * dense, "and 0.4 drops most"
     whole = combine.combine(Combination(pair, (0.5, 0.5), "svd", rank=8))
     assert whole.rank == 8 and whole.deviation < 1e-5, "Two of rank 4 have rank 8 at most."
     draws = [
@@ -179,6 +189,9 @@ def test_results_that_do_not_go_together_are_refused(
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config | {"modules_to_save": ["lm_head"]})
     with pytest.raises(LabError, match="whole modules"):
+        combine.check(pair)
+    write_json(right.artifact / "adapter_config.json", config | {"bias": "lora_only"})
+    with pytest.raises(LabError, match="whole modules or biases"):
         combine.check(pair)
     write_json(right.artifact / "adapter_config.json", config | {"peft_type": "PREFIX_TUNING"})
     with pytest.raises(LabError, match="not an update that is added"):

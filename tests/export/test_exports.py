@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from lab import background_job, paths
+from lab import background_job, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.export import exports, merge
@@ -59,6 +60,44 @@ def test_what_cannot_be_exported_is_said_with_what_works(trained: list[RunDir]) 
     for kind, weight_type in (("merged", "../x"), ("x", "float32"), ("gguf", "float32")):
         with pytest.raises(LabError, match="no export"):
             exports.start(lora, kind, weight_type)
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "share"),
+    [
+        ("merged", "starting", 0.0), ("merged", "merging", 3 / 5), ("gguf", "merging", 3 / 7),
+        ("gguf", "proving the GGUF file", 6 / 7), ("merged", "a word of a later lab", 0.0),
+    ],
+)  # fmt: skip
+def test_how_far_an_export_is_follows_its_phases(kind: str, phase: str, share: float) -> None:
+    assert exports.fraction(kind, background_job.JobRecord(phase=phase)) == pytest.approx(share)
+
+
+def test_the_disk_that_is_asked_for_follows_the_type(trained: list[RunDir]) -> None:
+    """Beside the tokenizer's files; a GGUF has no tokenizer.json, which is half of them."""
+    lora = trained[1]
+    weights = merge.bytes_needed(lora) / 4
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    tokenizer = sum((lora.artifact / name).stat().st_size for name in names)
+    for kind, sizes in (
+        ("merged", {"float32": 4, "bfloat16": 2}), ("gguf", {"F32": 4, "F16": 2, "Q8_0": 1.0625}),
+    ):  # fmt: skip
+        beside = tokenizer if kind == "merged" else tokenizer // 2
+        for weight_type, size in sizes.items():
+            predicted = exports.predicted_bytes(lora, kind, weight_type)
+            assert predicted == pytest.approx(size * weights + beside, abs=1), weight_type
+
+
+def test_an_export_that_is_being_made_is_found_and_ends_with_its_process(
+    trained: list[RunDir],
+) -> None:
+    lora, here = trained[1], process.identity(os.getpid())
+    lora.exports.mkdir()
+    assert exports.active(lora) is None
+    write_json(lora.exports / "gguf-F16.json", {"process": here, "phase": "merging"})
+    assert exports.active(lora) == ("gguf", "F16")
+    write_json(lora.exports / "gguf-F16.json", {"process": here | {"start": 1}})
+    assert exports.active(lora) is None, "It was interrupted."
 
 
 def test_a_start_is_refused_before_anything_is_written(

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from lab.atomic_files import read_object
 from lab.errors import LabError
-from lab.export import gguf_file
+from lab.export import exports, gguf_file
 from lab.paths import RunDir
 
 TEXTS = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he"]
@@ -64,8 +64,29 @@ def test_every_type_is_read_back_with_the_tokens_and_logits_of_the_folder(
     assert sizes[0] > sizes[1] > sizes[2]
     fields = gguf.GGUFReader(tmp_path / "F16.gguf").fields
     assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
-    assert fields["tokenizer.ggml.eos_token_id"].contents() == 258
     assert len(fields["tokenizer.ggml.tokens"].contents()) == 260
+    kind = "general.architecture"
+    assert {name: fields[f"tokenizer.ggml.{name}"].contents() for name in TOKENS} == TOKENS
+    assert fields[kind].contents() == folder.name == fields["general.name"].contents()
+    assert fields[f"{folder.name}.context_length"].contents() == 256
+    types = fields["tokenizer.ggml.token_type"].contents()
+    assert types[256:] == [1, 3, 3, 5], "a merged token, two of control, one that no text gives"
+    with pytest.raises(LabError, match=r"F16\.gguf' exists"):
+        gguf_file.write(folder, tmp_path / "F16.gguf", "F16")
+
+
+TOKENS = {"bos_token_id": 257, "eos_token_id": 258, "add_bos_token": False}
+
+
+def test_the_size_of_a_weight_is_that_of_the_files(folder: Path, tmp_path: Path) -> None:
+    """A file without its metadata: matrices in the type, vectors in float32."""
+    for kind in gguf_file.QUANTISATIONS:
+        gguf_file._write(folder, tmp_path / f"{kind}.gguf", kind, "x")
+        tensors = gguf.GGUFReader(tmp_path / f"{kind}.gguf").tensors
+        matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
+        stored = sum(tensor.n_bytes for tensor in matrices)
+        weights = sum(int(tensor.n_elements) for tensor in matrices)
+        assert stored / weights == exports.BYTES_PER_WEIGHT[kind], kind
 
 
 def test_heads_in_another_order_are_refused_and_nothing_is_left(
@@ -83,6 +104,11 @@ def test_heads_in_another_order_are_refused_and_nothing_is_left(
     [
         ({"model_type": "gpt2"}, "architecture is gpt2"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "positions are scaled"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "positions are scaled"),
+        ({"attention_bias": True}, "linear layers have biases"),
+        ({"mlp_bias": True}, "linear layers have biases"),
+        ({"use_sliding_window": True}, "sliding window"),
+        ({}, "tokenizer splits text in a way"),
     ],
 )
 def test_what_is_not_written_is_refused_with_the_converter_of_llama_cpp(
@@ -116,4 +142,7 @@ def test_a_lora_run_is_merged_on_the_way(trained: list[RunDir], tmp_path: Path) 
     assert written.proof["share_of_spread"] < 1e-3
     assert written.bytes == (tmp_path / "a model.gguf").stat().st_size
     assert written.commands["llama.cpp"] == f"llama-cli -m '{tmp_path}/a model.gguf' -cnv"
+    assert written.commands["Ollama"].startswith(f"echo 'FROM {tmp_path}/a model.gguf' > Modelfile")
+    about = exports.predicted_bytes(trained[1], "gguf", "F32")
+    assert written.bytes == pytest.approx(about, rel=0.1), "what the disk was asked for"
     assert [file.name for file in tmp_path.iterdir() if "gguf" in file.name] == ["a model.gguf"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from lab.errors import LabError
 from lab.export import merge as merging
 from lab.export import merge_proof
 from lab.paths import RunDir
+from lab.spec import RunSpec
 from lab.train.proof import answers as proof_answers
 from tests.conftest import run_here
 
@@ -53,6 +55,52 @@ def test_sixteen_bits_warn_beyond_a_bound_and_refuse_far_beyond_it(
         assert proof.sentence.endswith(f"computed in {computed_in}")
         verdicts.append(proof.verdict)
     assert verdicts == ["equal", "differs", "refused", "refused"]
+
+
+# spread, top tokens that differ and KL, of bounds 0.25, 0.05 and 1e-3
+@pytest.mark.parametrize(
+    ("spread", "same_top", "kl", "excess"),
+    [(0.25, 0.96, 1e-3, 1.0), (0.5, 1.0, 0.0, 2.0), (0.0, 0.8, 0.0, 4.0), (0.0, 1.0, 8e-3, 8.0)],
+)
+def test_each_figure_alone_is_held_against_its_bound(
+    spread: float, same_top: float, kl: float, excess: float
+) -> None:
+    proof = merge_proof.MergeProof("bfloat16", 0.1, spread, same_top, kl, 8, 1, "held-out", "x")
+    assert proof.excess == pytest.approx(excess)
+    assert proof.verdict == ("equal" if excess == 1 else "differs")
+
+
+def test_a_proof_in_words_has_each_figure_beside_its_bound() -> None:
+    figures = (0.125, 0.03, 0.975, 2e-4, 310, 5, "training", "bfloat16", "bfloat16")
+    assert merge_proof.MergeProof("bfloat16", *figures).sentence == (
+        "largest logit difference 0.12, 3.0e-02 of the logits' spread (bound 0.5); same top token "
+        "97.5 % (bound 90 %); KL 2.0e-04 (bound 0.01); 310 tokens of 5 rows (training), computed "
+        "in bfloat16"
+    )
+
+
+def test_rows_of_the_proof_are_held_out_else_of_the_training_else_of_the_vocabulary(
+    make_spec: Callable[..., dict[str, Any]], tokenizer: Any, chats: Path
+) -> None:
+    class Model:
+        def get_input_embeddings(self) -> Any:
+            return torch.nn.Embedding(8192, 2)
+
+    def rows_of(**data: Any) -> tuple[list[list[int]], str]:
+        spec = RunSpec.from_json(make_spec(data={"packing": "on", **data}))
+        rows: tuple[list[list[int]], str] = merge_proof.probe_rows(
+            spec, {"system_prompt": "Be kind."}, Model(), tokenizer
+        )
+        return rows
+
+    held, source = rows_of(eval_fraction=0.2, max_length=512)
+    assert (len(held), source) == (5, "held-out") and max(map(len, held)) <= 64
+    assert all("Be kind." in tokenizer.decode(row) for row in held), "as it was trained"
+    trained, source = rows_of(eval_fraction=0.0)
+    assert (len(trained), source) == (8, "training"), "eight of twenty-four"
+    spread, source = rows_of(dataset=str(chats.with_name("gone.jsonl")))
+    assert (len(spread), source) == (1, "vocabulary") and len(set(spread[0])) == 64
+    assert (spread[0][0], spread[0][-1]) == (0, 8191), "from its first token to its last"
 
 
 def test_a_model_of_sixteen_bits_computes_in_float32_for_the_proof(
@@ -157,6 +205,44 @@ def test_too_little_disk_is_told_before_anything_is_loaded(
     monkeypatch.setattr(merging.chat_models, "load", lambda named: pytest.fail("It was loaded."))
     with pytest.raises(LabError, match=r"needs 1\.\d+ MB of disk, and 10\.00 MB are free"):
         merging.merge(trained[1], tmp_path / "merged")
+
+
+def test_what_is_there_is_left_alone_and_unknown_precisions_are_refused(
+    trained: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging.chat_models, "load", lambda named: pytest.fail("It was loaded."))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(LabError, match="mine' exists"):
+        merging.merge(trained[1], tmp_path / "mine")
+    with pytest.raises(LabError, match=r"'float64' is not a precision.*auto, float32, bfloat16"):
+        merging.merge(trained[1], tmp_path / "merged", "float64")
+    wide, narrow = (merging.bytes_needed(trained[1], name) for name in ("float32", "bfloat16"))
+    with safe_open(
+        Path(str(read_object(trained[1].spec)["model"])) / "model.safetensors", "pt"
+    ) as base:
+        weights = sum(base.get_tensor(name).numel() for name in base.keys())
+    assert (wide, narrow) == (4 * weights, 2 * weights)
+
+
+def test_what_differs_a_little_is_kept_with_a_warning(
+    trained: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = merge_proof.compare
+
+    def apart(*logits: Any, **terms: Any) -> Any:
+        return replace(real(*logits, **terms), kl=5e-3)
+
+    monkeypatch.setattr(merge_proof, "compare", apart)
+    merged = merging.merge(trained[1], tmp_path / "merged", "bfloat16")
+    assert merged.warning.startswith("It differs: ") and "KL 5.0e-03" in merged.warning
+    assert merged.largest_difference == merged.proof["share_of_spread"]
+    receipt = read_object(tmp_path / "merged" / "receipt.json") or {}
+    assert receipt["merged_from"] == trained[1].id and receipt["merge_proof"] == merged.proof
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        source, copy = trained[1].artifact / name, tmp_path / "merged" / name
+        assert copy.read_bytes() == source.read_bytes(), name
+    stops = (read_object(tmp_path / "merged" / "generation_config.json") or {})["eos_token_id"]
+    assert stops == 2, "it stops where the result does"
 
 
 class Disk(NamedTuple):

@@ -15,6 +15,7 @@ from lab.models import weights
 from lab.models.catalog import ModelSource
 from lab.spec import RunSpec
 from tests.conftest import write_rows
+from tests.data.test_prepare import write
 
 
 def user(content: Any, **keys: Any) -> dict[str, Any]:
@@ -60,6 +61,7 @@ SAME: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "blanks": ([{"messages": [user(" a "), bot("  b\n"), user("c"), bot("\td ")]}], {}, ""),
     "every token": ([{"messages": TALK}], {"loss_on": "all"}, ""),
     "the last answer": ([{"messages": TALK}], {"loss_on": "completion"}, ""),
+    "chatml": ([{"messages": TALK}], {"template": "chatml"}, ""),
     "no template of its own": ([{"messages": TALK}], {"template": "alpaca"}, ""),
 }  # fmt: skip
 # what the lab reads and the script refuses: the rows, and what it names
@@ -143,6 +145,26 @@ def test_the_script_counts_the_labs_labels(
     ]
     assert own == lab, "The same tokens, and of them the same are counted."
     assert sum(label != -100 for _, labels in own for label in labels) > 0
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "tsv", "parquet", "txt", "csv.gz", "jsonl.gz"])
+def test_the_script_reads_every_format_of_a_file(
+    suffix: str, script_rows: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    """Cells with the marks of a table and with line ends of every kind in them."""
+    pairs = [
+        {"prompt": f'a, "b"\t{n};', "completion": f"one\n\ntwo {n} é\r\nthree"} for n in range(3)
+    ]
+    pairs.append({"prompt": "no quotes", "completion": "one\u2028two\x0bthree\x85four"})
+    if suffix == "txt":
+        file = tmp_path / "rows.txt"
+        file.write_bytes(b"A story.\r\n\r\n" + "It goes on \u2028 and on.\r\n".encode() * 9)
+    else:
+        file = write(tmp_path / f"rows.{suffix}", pairs)
+    spec = spec_of(file, {"max_length": 32 if suffix == "txt" else 256})
+    tokenizer = weights.load_tokenizer(ModelSource("tiny", str(model_folder), local_only=True))
+    lab = [list(row.ids) for row in prepare.prepare(spec, tokenizer).train]
+    assert [row["input_ids"] for row in script_rows(spec, file, "")] == lab and len(lab) >= 3
 
 
 @pytest.mark.parametrize("kind", REFUSED)

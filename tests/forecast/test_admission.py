@@ -73,6 +73,19 @@ def test_rules_of_thumb() -> None:
         for claim in rules_of_thumb.rules(10**9, kind)
     )
     assert rules_of_thumb.rules(rules_of_thumb.GPT2_PARAMETERS, "full")["D1"] == 2.14e9
+    assert rules_of_thumb.rules(rules_of_thumb.GPT2_PARAMETERS, "lora")["D1-lora"] == 0.89e9
+    by_kind = {kind: rules_of_thumb.rules(8 * 10**9, kind) for kind in ("full", "lora", "qlora")}
+    assert by_kind["lora"] == {
+        "A4": 32e9, "C2-lora": pytest.approx(16e9 + 0.9e9 * 8 / 7, abs=1), "D2": 16e9,
+        "C3-lora": pytest.approx(18e9 + 14e9 / 6, abs=1), "B10-lora": 18e9, "C24-lora": 20e9,
+    }  # fmt: skip
+    assert by_kind["qlora"] == {
+        "A4-qlora": 20e9, "C3-qlora": 11e9, "C4": 9e9, "B10-qlora": 6.8e9, "C24-qlora": 4.8e9,
+    }  # fmt: skip
+    assert by_kind["full"]["B1-adamw-fp32"] == 160e9 and by_kind["full"]["B1-sgd-bf16"] == 64e9
+    assert rules_of_thumb.rules(140 * 10**9, "full")["C3"] == 1920e9, "in proportion beyond 70B"
+    adapted = rules_of_thumb.rules(8 * 10**9 + 5, "lora", 7 * 10**9)
+    assert adapted["B10-lora"] == 16e9, "the base's parameters count, not the adapter's"
 
 
 def test_configs_without_weights(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
+from lab.forecast import formula, memory_forecast
 from lab.forecast.memory_forecast import TraceOptions, predict_memory
+from lab.forecast.model_profile import profile_model
 from lab.forecast.resolve import resolve
-from lab.forecasts import Phases
+from lab.forecast.trace.allocation_log import Peak, Trace
+from lab.forecasts import How, Phases
 from lab.models import catalog, weights
 from lab.spec import RunSpec
 from tests.answers import check, estimate
@@ -119,6 +123,22 @@ def test_an_update_that_works_in_memory_of_its_own_says_so(small: str) -> None:
     state = factored["bytes"]["optimizer"]
     largest = 256 * 768  # of the feed-forward part
     assert factored["phases"]["optimizer"] - state - beside == 16 * largest
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_beside_a_traced_peak_stands_what_libraries_hold(on_gpu: bool) -> None:
+    """The larger of tensors and blocks; and what a CPU's kernels copy, a third more."""
+    config = weights.load_config(catalog.resolve_config("config:SmolLM2-135M"))
+    spec = resolve(RunSpec.from_json({"method": {"name": "lora"}}), has_bf16=True).spec
+    counts = formula.counted(profile_model(config, spec).sizes, spec, on_gpu=on_gpu)
+    peaks = {phase.name: Peak(10**9) for phase in fields(Phases)}
+    peaks["backward.head"] = Peak(10**11, counted=11 * 10**10)
+    trace = Trace(peaks, 12 * 10**10 if on_gpu else None)
+    memory = memory_forecast._traced(counts, trace, How.EVERY_LAYER, on_gpu=on_gpu)
+    gpu = 11 * 10**10 + formula.CUBLAS_WORKSPACE, 12 * 10**10 + formula.CUBLAS_WORKSPACE
+    cpu = 143 * 10**9 + formula.CPU_LIBRARIES, None
+    assert (memory.peak_bytes, memory.reserved_bytes) == (gpu if on_gpu else cpu)
+    assert memory.peak_phase == "backward"
 
 
 def test_what_is_loaded_and_saved_is_counted_for_what_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,3 +70,22 @@ def test_layers_are_recomputed_where_that_is_open_and_the_method_can(
     resolution = resolve(RunSpec.from_json({"method": method}), True)
     limits.fit_limits(resolution, config, TargetDevice(True, 10**9))
     assert ways == {way}
+
+
+@pytest.mark.parametrize("near", [None, 1, 300, 999])
+@pytest.mark.parametrize("answer", [0, 1, 2, 299, 300, 301, 998, 999, 1000])
+@pytest.mark.parametrize("kind", ["line", "steps", "curve", "unknown beyond"])
+def test_the_largest_that_fits_is_found_to_the_last_one(
+    kind: str, answer: int, near: int | None
+) -> None:
+    """Whatever the peaks between; the one behind it has a byte too much."""
+
+    def peak(count: int) -> float:
+        assert 1 <= count <= 1000, "no other count is possible"
+        if kind == "unknown beyond" and count > answer:
+            return math.inf
+        return {"line": 5 * count, "steps": 5 * count // 7 * 7, "curve": count**2}.get(kind, count)
+
+    room = 1.0 if not answer else peak(answer)
+    expected = max((count for count in range(1, 1001) if peak(count) <= room), default=0)
+    assert limits.largest_that_fits(peak, room, 1000, near) == expected

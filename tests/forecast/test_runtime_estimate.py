@@ -251,6 +251,31 @@ def test_compiling_has_to_save_a_tenth_of_the_run() -> None:
         assert runtime_estimate.compiling_pays(plain, compiled) is pays, share
 
 
+def test_bytes_that_are_moved_take_their_time_where_work_takes_none() -> None:
+    """Weights are read forward and back, once a pass; the update goes over its tensors once a step,
+    however many passes are added up."""
+    spec = spec_of(method="full", data={"packing": "off"}, train={"precision": "bfloat16"})
+    config = weights.load_config(catalog.resolve_config(spec.model))
+    sizes = profile_model(config, spec).sizes
+    quick = replace(H100, on_gpu=False, flops=1e40, bandwidth=1e12)
+    rows = {"tokens_per_row": 100.0, "loss_tokens_per_row": 40.0, "examples": 1000}
+
+    def step_s(rows_a_pass: int, passes: int, device: TargetDevice = quick) -> float:
+        train = {"batch_size": rows_a_pass, "gradient_accumulation_steps": passes, "max_steps": 50}
+        given = spec_of(method="full", data={"packing": "off"}, train=train | {"compile": "off"})
+        answer = predicted(given, device, DatasetStats(**rows))
+        return answer.seconds / answer.steps
+
+    launches = 32 * runtime_estimate.LAUNCHES_A_LAYER * runtime_estimate.CPU_LAUNCH_S
+    reading = 2 * sizes.weights / 1e12 + launches
+    assert step_s(1, 3) - step_s(1, 1) == pytest.approx(2 * reading, rel=1e-3)
+    assert step_s(4, 1) == pytest.approx(step_s(1, 1), rel=1e-3), "more rows are no more weights"
+    update = 2 * sizes.weights + 2 * sizes.optimizer_bytes + 3 * sizes.gradient_bytes
+    assert step_s(1, 1) - reading == pytest.approx(update / 1e12, rel=1e-3)
+    slow = replace(quick, bandwidth=5e11)
+    assert step_s(1, 1, slow) - launches == pytest.approx(2 * (step_s(1, 1) - launches), rel=1e-3)
+
+
 def test_what_this_machine_reaches_is_the_median_of_its_longer_runs() -> None:
     def run(rate: float, seconds: float = 100.0) -> FinishedRun:
         return FinishedRun(seconds, rate * seconds, 1000)

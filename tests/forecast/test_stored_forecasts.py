@@ -162,3 +162,34 @@ def test_the_forgetting_probe_makes_another_question() -> None:
         for probe in ("on", "off")
     }
     assert len(keys) == 2
+
+
+QUESTIONS: list[dict[str, Any]] = [
+    {}, {"method": {"name": "lora", "rank": 3}}, {"data": {"max_length": 99}},
+    *({"train": changes} for changes in (
+        {"batch_size": 5}, {"gradient_accumulation_steps": 2}, {"loss_implementation": "plain"},
+        {"max_grad_norm": 0.0}, {"activation_checkpointing": "on"}, {"weight_decay": 0.5},
+        {"activation_checkpointing": "on", "checkpointed_layers": 1}, {"precision": "mixed"},
+        {"adapter_precision": "bfloat16"}, {"optimizer": "sgd"}, {"momentum": 0.5},
+        {"forgetting_probe": "on"},
+    )),
+]  # fmt: skip
+
+
+def test_all_that_changes_the_memory_makes_another_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(spec: dict[str, Any] | None = None, layers: int = 2, **options: Any) -> str:
+        config = SimpleNamespace(to_dict=lambda: {"layers": layers})
+        traced = TraceOptions(**{"on_gpu": True, **options})
+        return stored_forecasts.key(config, RunSpec.from_json(spec or {}), traced)
+
+    keys = [key(spec) for spec in QUESTIONS]
+    keys += [key(layers=3), key(on_gpu=False), key(packed=True), key(traced=False), key(whole=True)]
+    monkeypatch.setattr(stored_forecasts, "_code", lambda: "a later lab")
+    keys.append(key())
+    monkeypatch.setattr(stored_forecasts.importlib.metadata, "version", lambda name: "9")
+    keys.append(key())
+    assert len(set(keys)) == len(keys), "no two of them have the same answer"
+    later = {"train": {"learning_rate": 0.5, "max_steps": 7, "seed": 3, "keep_last": 9}}
+    assert key(later) == key(), "what changes no memory is no other question"

@@ -240,6 +240,39 @@ def test_what_a_page_asks_ends_when_it_no_longer_wants_to_know(
     assert echo(planner, "of another page")["value"] == "of another page"
 
 
+@pytest.mark.parametrize(
+    ("request_", "reads", "is_long"),
+    [
+        ({"ask": "estimate", "spec": {"model": "config:x"}}, False, False),
+        ({"ask": "estimate", "spec": {"model": "config:x"}, "how": {"time": True}}, True, False),
+        ({"ask": "estimate", "spec": {"model": "config:x"}, "how": {"whole": True}}, False, True),
+        ({"ask": "limits", "spec": {"model": "builtin:x"}}, False, True),
+        ({"ask": "plan", "spec": {"model": "org/x"}}, True, True),
+        (
+            {
+                "ask": "estimate",
+                "spec": {"model": "config:x", "method": {"target_modules": "re:(a*)*"}},
+            },
+            True,
+            False,
+        ),
+        ({"ask": "check", "spec": {"model": "config:x"}}, True, False),
+        ({"ask": "look", "spec": {}}, True, False),
+        ({"ask": "fixes", "spec": {}}, True, True),
+    ],
+)
+def test_what_reads_files_of_others_and_what_may_take_longer(
+    monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], reads: bool, is_long: bool
+) -> None:
+    planner, sent = Planner(Limits(seconds=7.0, part_seconds=3.0, memory_bytes=9)), []
+    monkeypatch.setattr(planner, "_running", lambda: None)
+    monkeypatch.setattr(planner, "_write", sent.append)
+    planner.begin(request_)
+    (message,) = sent
+    assert message["reads"] is reads and message["seconds"] == (35.0 if is_long else 7.0)
+    assert (message["part_seconds"], message["memory_bytes"]) == (3.0, 9)
+
+
 def test_rows_and_templates_never_take_the_last_process(make: Callable[..., Planner]) -> None:
     planner = make(seconds=600)
     for _ in range(pool.AT_ONCE + 2):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lab.preflight import disk_check
+from lab.forecasts import DatasetStats
+from lab.preflight import disk_check, validate
+from lab.spec import RunSpec
 from tests.answers import check, fixes
 
 Make = Callable[..., dict[str, Any]]
@@ -30,6 +34,14 @@ def test_a_rate_that_is_given_stays_and_auto_is_the_methods_own(make_spec: Make)
         for name in ("lora", "full", "prompt")
     }
     assert rates["full"] < rates["lora"] < rates["prompt"] == 3e-2
+
+
+def test_the_most_steps_that_a_run_can_have_are_those_of_rows_that_are_not_packed() -> None:
+    train = {"batch_size": 2, "gradient_accumulation_steps": 2}
+    data = {"packing": "on", "max_length": 512, "eval_fraction": 0.0}
+    spec = RunSpec.from_json({"data": data, "train": train})
+    stats = DatasetStats(examples=400, tokens_per_row=50.0)
+    assert validate._run_facts(spec, stats, None).max_steps == 126, "a quarter more, and one"
 
 
 def test_auto_packs_where_the_method_can(make_spec: Make) -> None:
@@ -128,3 +140,49 @@ def test_a_model_that_is_not_as_it_says_is_refused(
     config.write_text(json.dumps(content | {"vocab_size": size - 1}))
     (problem,) = check(spec)["problems"]
     assert f"{size:,} tokens" in problem["message"] and f"{size - 1:,}" in problem["message"]
+
+
+def test_a_template_that_reads_the_clock_has_the_day_of_the_check() -> None:
+    """So that it writes the same when the run is resumed."""
+
+    def day(template: str, given: str | None = None) -> str | None:
+        spec = RunSpec.from_json({"data": {"template_date": given}})
+        return validate._date(spec, SimpleNamespace(chat_template=template))
+
+    clock = "{{ strftime_now('%d %B') }}"
+    assert day("{{ messages }}") is None and day(clock, "2031-05-06") == "2031-05-06"
+    assert day(clock) == date.today().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "field", "says"),
+    [
+        (
+            {"name": "lora", "target_modules": ["q_proj", "lm_head"]}, {},
+            "train.loss_implementation", "the fused loss works on a plain head",
+        ),
+        ({"name": "lora"}, {"optimizer": "paged_adamw8bit"}, "train.optimizer", "no GPU here"),
+        (
+            {"name": "lora", "target_modules": ["no_such_layer"]}, {}, "method.target_modules",
+            "no_such_layer",
+        ),
+        (
+            {"name": "full"}, {"optimizer": "sgd_in_backward", "gradient_accumulation_steps": 2},
+            "train.gradient_accumulation_steps", "is 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused_under_its_field(
+    make_spec: Make, method: dict[str, Any], train: dict[str, Any], field: str, says: str
+) -> None:
+    problems = check(make_spec("lora", train=train) | {"method": method})["problems"]
+    (message,) = [problem["message"] for problem in problems if problem["field"] == field]
+    assert says in message
+
+
+def test_arguments_that_no_template_can_be_given_are_told_with_the_rest(make_spec: Make) -> None:
+    data = {"template_args": {"messages": 1}, "template_date": "soon", "max_length": 513}
+    problems = {each["field"]: each["message"] for each in check(make_spec(data=data))["problems"]}
+    assert "'messages' cannot be set" in problems["data.template_args"]
+    assert "'soon' is not a date" in problems["data.template_date"]
+    assert "data.max_length" in problems, "The rest is looked at all the same."

@@ -68,7 +68,7 @@ def closing_home(closing_model: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def closing_runs(closing_home: Path, lab_home: Path) -> dict[str, paths.RunDir]:
-    shutil.copytree(closing_home, lab_home)
+    shutil.copytree(closing_home, lab_home, dirs_exist_ok=True)
     return dict(zip(("full", "lora"), paths.all_runs()[::-1], strict=True))
 
 

@@ -59,7 +59,6 @@ def test_the_machine_is_told_with_what_is_free(monkeypatch: pytest.MonkeyPatch) 
         gpus=(HostGpu(0, "GPU-1", "Card", 24 * 10**9, 20 * 10**9),),
     )  # fmt: skip
     monkeypatch.setattr(cards, "_machine", lambda: facts)
-    paths.home().mkdir(parents=True)
     write_json(host.machine_file(), {"cpu_peak_flops": 123e9})
     cards.machine()
     text = "\n".join(screen.texts("markdown"))
