@@ -22,8 +22,8 @@ READY = re.compile(r"[a-z0-9-]{1,60}", re.ASCII)
 
 @dataclass(frozen=True)
 class ReadyRace:
-    """`budget` as `Budget.parse` takes it; `spec`: what all contestants share; `position` in the list,
-    whose first ones a person sees as cards: the questions of most people come first."""
+    """`budget` as `Budget.parse` takes it; `spec`: what all contestants share; `position`: in the
+    list, whose first ones a person sees as cards: the questions of most people come first."""
 
     name: str = ""
     title: str = ""
