@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import memory_handoff, memory_settings, memory_view
+from lab.ui import memory_handoff, memory_limits, memory_settings, memory_view
 from lab.ui.chart_style import is_dark
 from lab.ui.charts import View
 from lab.ui.fragments import fragment
@@ -40,7 +40,7 @@ if figures.open:
         fragment(memory_view.figures, run_every=every)(settings)
 if limits.open:
     with limits:
-        fragment(memory_view.limits, run_every=every)(settings)
+        memory_limits.show(settings)
 if fastest.open:
     with fastest:
         memory_view.fastest(settings[0], method)

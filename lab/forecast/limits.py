@@ -9,13 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 from lab.fit_answers import FitLimits
-from lab.forecast.memory_forecast import StepFails, TraceOptions, predict_memory
+from lab.forecast.memory_forecast import (
+    StepFails,
+    TraceOptions,
+    outline_for_any_rows,
+    predict_memory,
+)
 from lab.forecast.resolve import Resolution
 from lab.forecast.target_device import TargetDevice
 from lab.models import catalog, shipped_configs, weights
 from lab.spec import RunSpec
 
 MAX_BATCH_SIZE = 4096
+NEAR = 3  # rows by which a line through two outlines may be off
 
 
 def fit_limits(resolution: Resolution, config: Any, device: TargetDevice) -> FitLimits:
@@ -34,8 +40,18 @@ def fit_limits(resolution: Resolution, config: Any, device: TargetDevice) -> Fit
             return math.inf
         return forecast.peak_bytes if forecast.how.is_traced else math.inf
 
+    def of_rows(rows: int) -> RunSpec:
+        return replace(spec, train=replace(spec.train, batch_size=rows))
+
     def with_rows(rows: int) -> float:
-        return peak(replace(spec, train=replace(spec.train, batch_size=rows)))
+        return peak(of_rows(rows))
+
+    def about_with_rows(rows: int) -> float:
+        """By the line through two outlines, which serve any number of rows."""
+        short = outline_for_any_rows(config, of_rows(rows), options, MAX_BATCH_SIZE)
+        if short is None:
+            return math.inf
+        return predict_memory(config, of_rows(rows), options, short=short).peak_bytes
 
     def with_length(tokens: int) -> float:
         return peak(replace(spec, data=replace(spec.data, max_length=tokens)))
@@ -56,13 +72,26 @@ def fit_limits(resolution: Resolution, config: Any, device: TargetDevice) -> Fit
             return math.inf  # the method does not take this architecture
 
     rank = largest_that_fits(of_model, memory_bytes, len(models))
+    rows = largest_that_fits(about_with_rows, memory_bytes, MAX_BATCH_SIZE, spec.train.batch_size)
     return FitLimits(
         longest_row=largest_that_fits(with_length, memory_bytes, longest, length),
-        largest_batch=largest_that_fits(
-            with_rows, memory_bytes, MAX_BATCH_SIZE, spec.train.batch_size
-        ),
+        largest_batch=confirmed(with_rows, memory_bytes, MAX_BATCH_SIZE, rows),
         largest_model=models[rank - 1].name if rank else "",
     )
+
+
+def confirmed(peak: Callable[[int], float], memory_bytes: float, most: int, about: int) -> int:
+    """The largest count up to `most` with a peak of at most `memory_bytes`, which is `about` that
+    many; 0 if one has more."""
+    count = about
+    for _ in range(NEAR):
+        if count < most and peak(count + 1) <= memory_bytes:
+            count += 1
+        elif count and peak(count) > memory_bytes:
+            count -= 1
+        else:
+            return count
+    return largest_that_fits(peak, memory_bytes, most, about or 1)
 
 
 def largest_that_fits(

@@ -175,26 +175,6 @@ def _inks(verdicts: pd.Series) -> list[str]:
     return [f"color: {inks[verdict]}" if verdict in inks else "" for verdict in verdicts]
 
 
-def limits(settings: list[Setting]) -> None:
-    """The longest rows, the largest batch and model that fit, for the usual methods."""
-    if not any(setting.estimates.limits for setting in settings):
-        known = all(setting.estimates.is_complete for setting in settings)
-        st.caption("No limits without a device of known size." if known else "Estimating …")
-        return
-    st.caption("Each limit changes one setting only, by outlines of the step.")
-    for setting in settings:
-        grid = st.grid(max(1, len(setting.estimates.limits)), min_column_width=230, gap="small")
-        for name, limit in setting.estimates.limits.items():
-            with grid.cell().container(border=True):
-                st.markdown(f"**{setting.prefix}{escape_markdown(methods.get(name).title)}**")
-                model = limit.largest_model or "none of the listed models"
-                st.markdown(
-                    f"max sequence length: **{limit.longest_row:,}** tokens\n\n"
-                    f"max batch size: **{limit.largest_batch:,}**\n\n"
-                    f"largest model: **{escape_markdown(model)}**"
-                )
-
-
 def rules(setting: Setting) -> None:
     """What four public articles say of such a run; their table from 7B to 70B on request."""
     rows = setting.estimates.rows()

@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 from lab import methods
-from lab.errors import LabError, SpecError
-from lab.fit_answers import FitLimits
+from lab.errors import LabError
 from lab.forecasts import Forecast
 from lab.preflight.client import Abandoned, planner
 from lab.recent import Recent
@@ -33,7 +32,6 @@ class MethodEstimates(BackgroundJob):
         self.settings, self.device = settings, device
         self.estimates: dict[str, Forecast] = {}
         self.refused: dict[str, str] = {}
-        self.limits: dict[str, FitLimits] = {}
 
     @property
     def is_stale(self) -> bool:
@@ -57,22 +55,6 @@ class MethodEstimates(BackgroundJob):
             except LabError as error:
                 self.estimates.pop(method.name, None)
                 self.refused[method.name] = _reason(error)
-        # once more at the end, for what could not be answered the first time
-        if self.device.get("gpu") or self.device.get("memory_bytes"):
-            self._ask_limits(is_last=shadow)
-
-    def _ask_limits(self, *, is_last: bool) -> None:
-        names = [m.name for m in methods.standard_methods() if m.name in self.estimates]
-        for name in [name for name in names if name not in self.limits]:
-            try:
-                self.limits[name] = planner.limits(
-                    spec_of(self.settings, methods.get(name)), self.device
-                )
-            except SpecError:
-                continue  # its bar says why already
-            except LabError as error:
-                if is_last or isinstance(error, Abandoned):
-                    raise
 
     def rows(self) -> list[MethodRow]:
         estimates = dict(self.estimates)

@@ -67,14 +67,15 @@ class BackgroundJob:
         """This session looks at it, at `position`; what it saw there before is given up, unless
         another session looks at that. A page that nobody has seen for a while, and whose job was
         given up for that, is drawn anew with another job."""
-        if self.was_abandoned or self.asking.is_cancelled:
-            st.rerun()
         context = get_script_run_ctx()
         session = context.session_id if context else ""
+        now = time.monotonic()
+        if self.was_abandoned and now - self._seen_by.get(session, now) > GONE_S:
+            st.rerun()
         with _lock:
             before = _at.get((session, position))
             _at[session, position] = self
-            self._seen_by[session] = time.monotonic()
+            self._seen_by[session] = now
         if before is not None and before is not self:
             before._leave(session)
 

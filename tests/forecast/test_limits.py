@@ -15,6 +15,12 @@ from lab.forecasts import How
 from lab.spec import RunSpec
 
 
+@pytest.fixture(autouse=True)
+def no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These models cannot be traced, so that no outline says how many rows are about right."""
+    monkeypatch.setattr(limits, "outline_for_any_rows", lambda *_: None)
+
+
 def test_a_smaller_model_gets_no_longer_rows_than_it_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -89,3 +95,19 @@ def test_the_largest_that_fits_is_found_to_the_last_one(
     room = 1.0 if not answer else peak(answer)
     expected = max((count for count in range(1, 1001) if peak(count) <= room), default=0)
     assert limits.largest_that_fits(peak, room, 1000, near) == expected
+
+
+@pytest.mark.parametrize("about", [0, 1, 39, 40, 41, 42, 43, 999, 1000])
+def test_a_guess_is_confirmed_or_replaced(about: int) -> None:
+    """Two peaks tell that a guess is right; one that is far off costs a search."""
+    counts: list[int] = []
+
+    def peak(count: int) -> float:
+        counts.append(count)
+        return 100.0 + 5 * count
+
+    assert limits.confirmed(peak, 300.0, 1000, about) == 40
+    if about == 40:
+        assert counts == [41, 40]
+    assert limits.confirmed(peak, 50.0, 1000, about) == 0, "Nothing fits."
+    assert limits.confirmed(peak, 1e9, 1000, about) == 1000, "No further than the lab goes."

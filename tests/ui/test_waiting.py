@@ -104,6 +104,9 @@ def test_questions_end_when_the_page_is_left(
     reruns: list[str] = []
     monkeypatch.setattr(waiting.st, "rerun", lambda: reruns.append("the page"))
     job.look("here")
+    assert not reruns, "The page that looked a moment ago draws itself."
+    monkeypatch.setattr(waiting, "GONE_S", -1.0)
+    job.look("here")
     assert reruns, "The page would wait for good."
 
 
