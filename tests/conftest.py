@@ -61,7 +61,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab_home(tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A LAB_HOME for each test in which the processor has been timed, and nothing else is; workers
     that it leaves behind are killed."""
-    home = tmp_path / "home"
+    home = tmp_path.with_name(f"{tmp_path.name}-home")  # a test's own folder holds its files alone
     monkeypatch.setenv("LAB_HOME", str(home))
     processor_timed(home)
     monkeypatch.setenv("LAB_MODELS", str(small_models))

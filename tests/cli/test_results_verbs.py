@@ -14,12 +14,14 @@ import pytest
 from lab import background_job, cli
 from lab.background_job import JobRecord
 from lab.cli import compare, rank, score
+from lab.compare import comparison
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
 from lab.export import combine, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.rank.measure import RankReport
 from lab.rank.spectrum import MatrixSpectrum
+from tests.compare.recorded import record, score_run
 
 
 @pytest.fixture
@@ -148,23 +150,16 @@ def test_scores_say_who_is_right_where_the_other_is_not(
 def test_the_rows_that_only_one_run_gets_right_are_told_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With the base there as "The base"."""
-    rows = {"only_first": (1, 2, 3), "only_second": (0,), "both": 5, "neither": 1, "p": 0.625}
-    figures = {"exact_match": 0.5}
-    scored = {
-        "set": "builtin:x", "rows": [{}] * 10,
-        "models": [{"model": name, "figures": figures} for name in ("base:m", "run:a", "run:b")],
-        "differences": [
-            {"first": "base:m", "second": "run:a", **rows},
-            {"first": "run:b", "second": "run:a", **rows},
-        ],
-    }  # fmt: skip
-    runs = [{"id": "a", "name": "first"}, {"id": "b", "name": ""}]
-    compare.show_scores({"runs": runs, "scores": [scored]})
-    shown = capsys.readouterr().out
+    """With the base there as "The base"; a run without a name by its ID."""
+    first, second = record("aaaa", "first"), record("bbbb", "")
+    right = [True, False, False, False] + 5 * [True] + [False]
+    score_run(first, right, base=[False, True, True, True] + 5 * [True] + [False])
+    score_run(second, [not value for value in right[:4]] + right[4:])
+    compare.show_scores(comparison.compare([first, second]))
+    shown = " ".join(capsys.readouterr().out.split())
     assert "The base gets 3 rows right that first does not; the other way round 1." in shown
-    assert "b gets 3 rows right that first does not; the other way round 1." in shown
-    assert "Scores on builtin:x: 10 questions" in " ".join(shown.split())
+    assert f"first gets 1 row right that {second.id} does not; the other way round 3." in shown
+    assert "Scores on builtin:text-to-shell: 10 questions" in shown
 
 
 def test_the_needed_rank_stands_before_the_rank_of_the_run(
