@@ -109,13 +109,18 @@ def show_scores(comparison: Comparison) -> None:
         keys = scored.figures
         rows = [
             [names.get(model, "base model"),
-             *(f"{scored.model(model).figures[key]:.3f}" for key in keys)]
+             *(score_text(scored.model(model).figures.get(key)) for key in keys)]
             for model in scored.models
         ]  # fmt: skip
         title = f"Scores on {escape(scored.sheet.dataset)}: {len(scored.sheet.questions)} questions"
         table(title, ["", *(TITLES[key] for key in keys)], rows, right="l" + "r" * len(keys))
         for pair in scored_rows.differences(scored):
             say(pair.in_words(*(names.get(each, "The base") for each in (pair.first, pair.second))))
+
+
+def score_text(value: float | None) -> str:
+    """A model that was scored before a figure was there has none."""
+    return "–" if value is None else f"{value:.3f}"
 
 
 def show_verdict(comparison: Comparison) -> None:

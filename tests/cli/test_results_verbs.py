@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lab import background_job, cli
 from lab.background_job import JobRecord
 from lab.cli import compare, rank, score
 from lab.compare import comparison
+from lab.compare.scored_rows import ScoredSet
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
 from lab.export import combine, push
 from lab.hub import credentials
@@ -160,6 +161,22 @@ def test_the_rows_that_only_one_run_gets_right_are_told_by_name(
     assert "The base gets 3 rows right that first does not; the other way round 1." in shown
     assert f"first gets 1 row right that {second.id} does not; the other way round 3." in shown
     assert "Scores on builtin:text-to-shell: 10 questions" in shown
+
+
+def test_a_figure_that_one_model_lacks_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    run = record("aaaa", "first")
+    sheet = score_run(run, [True, False], base=[True, True])
+    base, scored = (replace(model) for model in sheet.models.values())
+    more = replace(scored, figures=scored.figures | {"accuracy": 0.25})
+    names = tuple(sheet.models)
+    sheet = replace(sheet, models=dict(zip(names, (base, more), strict=True)))
+    outcome = replace(comparison.compare([run]), scores=(ScoredSet(sheet, names, ()),))
+    compare.show_scores(outcome)
+    lines = capsys.readouterr().out.splitlines()
+    of_base, of_run = (
+        next(line for line in lines if line.startswith(name)) for name in ("base model", "first ")
+    )
+    assert "–" in of_base and "0.250" in of_run
 
 
 def test_the_needed_rank_stands_before_the_rank_of_the_run(
