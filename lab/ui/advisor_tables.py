@@ -148,7 +148,7 @@ def printed_figures() -> None:
             st.caption("Forecasting 7B, 13B and 70B models …")
         else:
             _printed_table(job.rows)
-        if job.is_complete and not was_complete:
+        if job.is_complete and not was_complete and job.error is None:  # it would ask again
             st.rerun()
 
     table()
@@ -198,7 +198,7 @@ def cards(advice: Recommendation) -> None:
             _cards(advice, job)
         else:
             st.skeleton(height=420)
-        if job.is_complete and not was_complete:
+        if job.is_complete and not was_complete and job.error is None:  # it would ask again
             st.rerun()
 
     table()

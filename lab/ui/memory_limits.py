@@ -69,7 +69,8 @@ def show(settings: list[Setting]) -> None:
         for setting, job in zip(sized, jobs, strict=True):
             job.look(f"limits{setting.letter}")
             _draw(setting, job)
-        if all(job.is_complete for job in jobs) and not were_complete:
+        # a page that is run again asks again what failed: not by itself, or it would never end
+        if all(job.is_complete and not job.error for job in jobs) and not were_complete:
             st.rerun()
 
     draw()

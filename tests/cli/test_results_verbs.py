@@ -166,10 +166,10 @@ def test_the_rows_that_only_one_run_gets_right_are_told_by_name(
 def test_a_figure_that_one_model_lacks_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
     run = record("aaaa", "first")
     sheet = score_run(run, [True, False], base=[True, True])
-    base, scored = (replace(model) for model in sheet.models.values())
+    name = f"run:{run.id}"
+    scored = sheet.models[name]
     more = replace(scored, figures=scored.figures | {"accuracy": 0.25})
-    names = tuple(sheet.models)
-    sheet = replace(sheet, models=dict(zip(names, (base, more), strict=True)))
+    sheet, names = replace(sheet, models=sheet.models | {name: more}), tuple(sheet.models)
     outcome = replace(comparison.compare([run]), scores=(ScoredSet(sheet, names, ()),))
     compare.show_scores(outcome)
     lines = capsys.readouterr().out.splitlines()

@@ -122,6 +122,29 @@ def test_the_tabs_hold_the_limits_and_the_rules(
     assert set(sizes["LoRA (estimate)"]) == {20.0}
 
 
+def test_limits_that_fail_are_told_and_not_asked_for_without_end(
+    open_page: Page, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that ran again by itself would begin another job, which fails as well."""
+    asked_for: list[str] = []
+
+    def fail(spec: dict[str, Any], device: dict[str, Any]) -> FitLimits:
+        asked_for.append(spec["method"]["name"])
+        time.sleep(0.2)  # the page is drawn before it fails, and would run again after it
+        if len(asked_for) > 5:
+            return FitLimits(1, 1, "")  # so that this test ends
+        raise LabError("The planner has ended.")
+
+    monkeypatch.setattr(planner, "limits", fail)
+    at = open_page("memory", device="T4 16GB")
+    answered(at)
+    at.session_state["memory.tab"] = "What still fits"
+    monkeypatch.setattr(memory_limits.BackgroundJob, "look", lambda job, _: job.thread.join())
+    at.run()
+    assert len(asked_for) == 1, "Each look began another job."
+    assert [error.value for error in at.error] == [r"The planner has ended\."]
+
+
 def test_a_second_setting_stands_beside_the_first(
     open_page: Page, questions: list[dict[str, Any]]
 ) -> None:
