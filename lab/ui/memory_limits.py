@@ -93,8 +93,10 @@ def _draw(setting: Setting, job: LimitsJob) -> None:
         with grid.cell().container(border=True):
             st.markdown(f"**{setting.prefix}{escape_markdown(methods.get(name).title)}**")
             model = limit.largest_model or "none of the listed models"
+            length = f"**{limit.longest_row:,}** tokens" if limit.longest_row else "**none fits**"
+            rows = f"{limit.largest_batch:,}" if limit.largest_batch else "none fits"
             st.markdown(
-                f"max sequence length: **{limit.longest_row:,}** tokens\n\n"
-                f"max batch size: **{limit.largest_batch:,}**\n\n"
+                f"max sequence length: {length}\n\n"
+                f"max batch size: **{rows}**\n\n"
                 f"largest model: **{escape_markdown(model)}**"
             )

@@ -49,7 +49,11 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(planner, "estimate", estimate)
     monkeypatch.setattr(planner, "warm", lambda: None)
-    monkeypatch.setattr(planner, "limits", lambda spec, device: FitLimits(7961, 9, "Qwen3-8B"))
+    monkeypatch.setattr(
+        planner, "limits",
+        lambda spec, device: FitLimits(7961, 9, "Qwen3-8B")
+        if spec["method"]["name"] != "full" else FitLimits(0, 0, ""),
+    )  # fmt: skip
     method_estimates._jobs._entries.clear()
     memory_limits._jobs._entries.clear()
     return asked_specs
@@ -105,9 +109,10 @@ def test_the_tabs_hold_the_limits_and_the_rules(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     at.run()
-    assert words(at).count("max sequence length: **7,961** tokens") == len(
-        methods.standard_methods()
-    )
+    usual = len(methods.standard_methods())
+    assert words(at).count("max sequence length: **7,961** tokens") == usual - 1
+    assert "max sequence length: **none fits**" in words(at)
+    assert "max batch size: **none fits**" in words(at)
     at.session_state["memory.tab"] = "Rules of thumb"
     at.run()
     (table,) = [table.value for table in at.dataframe]
