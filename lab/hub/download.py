@@ -236,9 +236,9 @@ class _Transfer:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    self.done = max(
-                        [cache.size_of(part) for part in cache.partials(self.target)] or [0]
-                    )
+                    # the target last: it is there where a partial file was renamed meanwhile
+                    files = [*cache.partials(self.target), self.target]
+                    self.done = max(0, *(cache.size_of(file) for file in files))
                     if self._stop.wait(LOOK_S):
                         raise _Stopped from None
             yield

@@ -114,13 +114,13 @@ def _controls(measures: list[str], shown: list[Contestant]) -> tuple[str, str, b
         left = st.container(horizontal=True, vertical_alignment="center", width="content")
         key = left.selectbox(
             "Measure", measures, key=Y, format_func=lambda name: MEASURE_TITLES[name][0],
-            label_visibility="collapsed", width=200,
+            label_visibility="collapsed", width=200, persist_state="page",
         )  # fmt: skip
         by = left.segmented_control(
             "X axis", axes, key=BY, format_func=TITLES.get, required=True,
-            label_visibility="collapsed",
+            label_visibility="collapsed", persist_state="page",
         )  # fmt: skip
-        log = st.toggle("Log scale", key=LOG)
+        log = st.toggle("Log scale", key=LOG, persist_state="page")
     st.query_params["y"], st.query_params["by"] = key, str(by)
     if log:
         st.query_params["log"] = "1"
@@ -175,7 +175,7 @@ def _scrubber(curves: dict[str, Curve], scale: float, unit: str) -> float:
     with st.container(key="compare-scrubber"):
         at = st.slider(
             "Who leads at", 0.0, float(top), key=key, step=step,
-            format=f"%.{digits}f {unit}", label_visibility="collapsed",
+            format=f"%.{digits}f {unit}", label_visibility="collapsed", persist_state="page",
         )  # fmt: skip
     st.query_params["at"] = f"{at:.{digits}f}"
     return float(at) * scale

@@ -153,6 +153,7 @@ def preset_pills() -> None:
     everything = {preset.name: preset for preset in (*presets.PRESETS, *presets.PAIRS)}
     st.pills(
         "Preset", list(everything), key="new.preset", on_change=_apply_preset,
+        persist_state="session",
         format_func=lambda name: (
             f":material/compare_arrows: {everything[name].title}"
             if presets.pair(name)
@@ -300,7 +301,7 @@ def train_card() -> None:
             form_fields.widget("train", fields["learning_rate"], hints["learning_rate"])
     grid.selectbox(
         "Length in", list(LENGTHS), key="new.unit", format_func=lambda name: LENGTHS[name][0],
-        on_change=_change_unit, help="What ends the run.",
+        on_change=_change_unit, help="What ends the run.", persist_state="page",
     )  # fmt: skip
     for name in units or ["epochs"]:  # a spec may have several limits: the first that is reached
         with grid.cell():

@@ -30,7 +30,12 @@ def is_chosen() -> bool:
 def switch(row: DeltaGenerator) -> None:
     """Open or blind."""
     row.segmented_control(
-        "Mode", [OPEN, BLIND], key="chat.mode", required=True, label_visibility="collapsed"
+        "Mode",
+        [OPEN, BLIND],
+        key="chat.mode",
+        required=True,
+        label_visibility="collapsed",
+        persist_state="page",
     )
 
 

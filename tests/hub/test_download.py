@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections import namedtuple
@@ -202,6 +203,30 @@ def test_what_another_has_brought_stays_counted_when_its_lock_is_free(
     )
     transfer.run(threading.Event())
     assert seen == [150_000] and transfer.done == len(CONTENT)
+
+
+def test_progress_does_not_fall_back_while_another_renames_its_file(
+    stand_in: StandIn, repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partial file is listed, then renamed, then measured: its bytes lie in the target."""
+    fetch(repo)
+    entry = repository.files(repo)[FILE]
+    target = repository.folder_of("models", NAME) / "blobs" / entry.blob
+    renamed = target.with_name(f"{target.name}.incomplete")
+    monkeypatch.setattr("lab.hub.cache.partials", lambda target: [renamed])
+    transfer, stop = download._Transfer(repo, entry, target), threading.Event()
+    lock = target.parents[2] / ".locks" / target.parents[1].name / f"{target.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        stop.set()
+        with pytest.raises(download._Stopped):
+            transfer.run(stop)
+        assert transfer.done == len(CONTENT)
+        target.unlink()
+        with pytest.raises(download._Stopped):
+            transfer.run(stop)
+        assert transfer.done == 0, "nothing has come"
 
 
 def test_progress_counts_bytes_files_and_speed(stand_in: StandIn, repo: Repository) -> None:
