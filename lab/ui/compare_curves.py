@@ -114,13 +114,13 @@ def _controls(measures: list[str], shown: list[Contestant]) -> tuple[str, str, b
         left = st.container(horizontal=True, vertical_alignment="center", width="content")
         key = left.selectbox(
             "Measure", measures, key=Y, format_func=lambda name: MEASURE_TITLES[name][0],
-            label_visibility="collapsed", width=200, persist_state="page",
+            label_visibility="collapsed", width=200, persist_state="session",
         )  # fmt: skip
         by = left.segmented_control(
             "X axis", axes, key=BY, format_func=TITLES.get, required=True,
-            label_visibility="collapsed", persist_state="page",
+            label_visibility="collapsed", persist_state="session",
         )  # fmt: skip
-        log = st.toggle("Log scale", key=LOG, persist_state="page")
+        log = st.toggle("Log scale", key=LOG, persist_state="session")
     st.query_params["y"], st.query_params["by"] = key, str(by)
     if log:
         st.query_params["log"] = "1"
@@ -164,7 +164,8 @@ def _scrubber(curves: dict[str, Curve], scale: float, unit: str) -> float:
     top = math.ceil(widest / step - 1e-9) * step
     digits = max(0, -math.floor(math.log10(step)))
     key = f"{AT}.{unit}"
-    if key not in st.session_state or not 0 <= st.session_state[key] <= top:
+    is_opened = "at" not in st.query_params  # perhaps with other runs than last time
+    if is_opened or key not in st.session_state or not 0 <= st.session_state[key] <= top:
         try:
             requested = float(st.query_params.get("at", ""))
         except ValueError:
@@ -175,7 +176,7 @@ def _scrubber(curves: dict[str, Curve], scale: float, unit: str) -> float:
     with st.container(key="compare-scrubber"):
         at = st.slider(
             "Who leads at", 0.0, float(top), key=key, step=step,
-            format=f"%.{digits}f {unit}", label_visibility="collapsed", persist_state="page",
+            format=f"%.{digits}f {unit}", label_visibility="collapsed", persist_state="session",
         )  # fmt: skip
     st.query_params["at"] = f"{at:.{digits}f}"
     return float(at) * scale

@@ -52,7 +52,7 @@ def _axis(name: str, first: str, axes: list[str]) -> str:
         st.session_state[key] = requested if requested in axes else fallback
     chosen = st.selectbox(
         "Horizontal" if name[0] == "x" else "Vertical", axes, key=key,
-        format_func=lambda axis: BY_KEY[axis].title, persist_state="page",
+        format_func=lambda axis: BY_KEY[axis].title, persist_state="session",
     )  # fmt: skip
     st.query_params[name] = chosen
     return str(chosen)

@@ -166,7 +166,7 @@ def pills(those: list[Contestant]) -> tuple[list[Contestant], bool]:
     st.session_state[OF] = list(labels)
     seen = st.pills(
         "Shown", list(labels), selection_mode="multi", format_func=labels.get, key=SEEN,
-        label_visibility="collapsed", persist_state="page",
+        label_visibility="collapsed", persist_state="session",
     )  # fmt: skip
     return [each for each in those if each.id in seen][:MAX_SHOWN], BASE in seen
 

@@ -58,7 +58,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
     detected = detection.format
     left, right = st.columns(2)
     shape = left.selectbox(
-        "Format", FORMATS, key=f"data.format.{dataset_id}", persist_state="page",
+        "Format", FORMATS, key=f"data.format.{dataset_id}", persist_state="session",
         format_func=lambda name: f"auto: {detected or 'unknown'}" if name == "auto" else name,
     )  # fmt: skip
     template = right.selectbox("Template", TEMPLATES, key="data.template", persist_state="session")
@@ -94,7 +94,7 @@ def _columns(dataset_id: str, shape: str, detection: Detection) -> dict[str, str
             format_func=lambda name: str(plain(name)) or "none",
             accept_new_options=True,
             key=f"data.column.{dataset_id}.{shape}.{part}",
-            persist_state="page",
+            persist_state="session",
         )
         if column:
             chosen[part] = str(column)
@@ -126,15 +126,15 @@ def _more(dataset: Dataset) -> dict[str, Any]:
         )  # fmt: skip
         fraction = right.number_input(
             "Held-out fraction", 0.0, 0.9, float(dataset.card.get("eval_fraction", 0.05)), 0.05,
-            key=f"data.fraction.{dataset.id}", persist_state="page",
+            key=f"data.fraction.{dataset.id}", persist_state="session",
         )  # fmt: skip
         system = st.text_area(
             "System prompt", dataset.system_prompt, height=80, max_chars=20_000,
-            key=f"data.system.{dataset.id}", persist_state="page",
+            key=f"data.system.{dataset.id}", persist_state="session",
         )  # fmt: skip
         filled = st.text_input(
             "Placeholders", placeholder="name=Wren; author=the lab",
-            key=f"data.placeholders.{dataset.id}", persist_state="page",
+            key=f"data.placeholders.{dataset.id}", persist_state="session",
             help="Text that replaces {{name}} in the rows.",
         )  # fmt: skip
     data: dict[str, Any] = {

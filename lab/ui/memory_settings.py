@@ -109,7 +109,7 @@ def _model(suffix: str) -> str:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen: str = st.selectbox(
             "Model", options, key=key, format_func=title, on_change=_keep_model, args=(suffix,),
-            accept_new_options=True, persist_state="page",
+            accept_new_options=True, persist_state="session",
             help="A listed config, or type a Hub ID or a folder with config.json.",
         )  # fmt: skip
         with st.popover(":material/upload_file:", help="Upload a config.json"):
@@ -141,7 +141,7 @@ def _device(suffix: str) -> tuple[str, dict[str, Any]]:
     names = [gpu.name for gpu in gpu_table.GPUS]
     chosen: str = st.selectbox(
         "Device", [*names, HERE], index=names.index(DEFAULT_DEVICE), key=f"device{suffix}",
-        bind="query-params", persist_state="page",  # by its plain name: what is shown may change
+        bind="query-params", persist_state="session",  # by its plain name: what is shown may change
     )  # fmt: skip
     st.caption(device_title(chosen))
     return chosen, {} if chosen == HERE else {"gpu": chosen}
@@ -160,7 +160,7 @@ def device_title(name: str) -> str:
 
 def _step(suffix: str) -> dict[str, Any]:
     """Batch size, length, rank and what is stored, from the controls; the URL keeps them."""
-    bound: Any = {"bind": "query-params", "persist_state": "page"}
+    bound: Any = {"bind": "query-params", "persist_state": "session"}
     grid = st.grid(5, min_column_width=190, gap="medium")
     rows = grid.cell().select_slider("Batch size", BATCH_SIZES, 4, key=f"rows{suffix}", **bound)
     length = grid.cell().select_slider(

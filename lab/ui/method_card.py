@@ -34,13 +34,13 @@ def card() -> None:
     st.segmented_control(
         "Method", [*usual, MORE], key=QUICK, required=True, label_visibility="collapsed", wrap=True,
         format_func=lambda name: "All …" if name == MORE else methods.get(name).title,
-        on_change=_choose_usual, persist_state="page",
+        on_change=_choose_usual, persist_state="session",
     )  # fmt: skip
     if st.session_state[QUICK] == MORE or st.session_state.get("new.method.all_shown"):
         st.session_state["new.method.all"] = name
         st.selectbox(
             "All methods", methods.names(), key="new.method.all", on_change=_choose_any,
-            format_func=lambda name: methods.get(name).title, persist_state="page",
+            format_func=lambda name: methods.get(name).title, persist_state="session",
         )  # fmt: skip
     form_problems.show("method.name")
     method = methods.get(name)

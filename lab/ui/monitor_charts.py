@@ -82,7 +82,7 @@ def _choose_overlay(run: RunDir) -> None:
 
     st.selectbox(
         "Overlay a run", list(names), index=None, key=OVERLAY, format_func=names.get,
-        on_change=change, placeholder="none", width=160, persist_state="page",
+        on_change=change, placeholder="none", width=160, persist_state="session",
     )  # fmt: skip
 
 

@@ -301,7 +301,7 @@ def train_card() -> None:
             form_fields.widget("train", fields["learning_rate"], hints["learning_rate"])
     grid.selectbox(
         "Length in", list(LENGTHS), key="new.unit", format_func=lambda name: LENGTHS[name][0],
-        on_change=_change_unit, help="What ends the run.", persist_state="page",
+        on_change=_change_unit, help="What ends the run.", persist_state="session",
     )  # fmt: skip
     for name in units or ["epochs"]:  # a spec may have several limits: the first that is reached
         with grid.cell():

@@ -142,7 +142,7 @@ def _export(run: RunDir, kind: str) -> None:
     st.selectbox(
         "Weights", exports.TYPES[kind], key=_key(run, kind), format_func=FORMATS.get,
         label_visibility="collapsed", disabled=job is not None and job.is_active,
-        persist_state="page",
+        persist_state="session",
     )  # fmt: skip
     if kind == "merged":
         meaning += f" {worth_knowing.of_result(RunSpec.of_run(run).method['name'])}"

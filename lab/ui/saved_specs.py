@@ -36,7 +36,7 @@ def _load() -> None:
 
     st.selectbox(
         "One of your presets, or the settings of a run", options, index=None, key="new.load.which",
-        format_func=label, placeholder="Choose …", on_change=_load_chosen, persist_state="page",
+        format_func=label, placeholder="Choose …", on_change=_load_chosen, persist_state="session",
     )  # fmt: skip
     uploaded = st.file_uploader("A spec (JSON)", type=["json"], key="new.load.file")
     if uploaded is not None and st.session_state.get("new.load.seen") != uploaded.file_id:

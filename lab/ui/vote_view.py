@@ -24,18 +24,15 @@ NUMBERS = ("none", "one", "two", "three", "four")
 def is_chosen() -> bool:
     """Whether the page shows a blind vote; the address of one opens it."""
     st.session_state.setdefault("chat.mode", BLIND if st.query_params.get("vote") else OPEN)
+    # told in every run, and not kept beyond the page: a link to the chat of a run opens the chat
+    st.session_state["chat.mode"] = st.session_state["chat.mode"]
     return bool(st.session_state["chat.mode"] == BLIND)
 
 
 def switch(row: DeltaGenerator) -> None:
     """Open or blind."""
     row.segmented_control(
-        "Mode",
-        [OPEN, BLIND],
-        key="chat.mode",
-        required=True,
-        label_visibility="collapsed",
-        persist_state="page",
+        "Mode", [OPEN, BLIND], key="chat.mode", required=True, label_visibility="collapsed"
     )
 
 

@@ -38,6 +38,13 @@ def fetch(repo: Repository, *tell: Any) -> Path:
     return download.fetch(repo, repository.files(repo).values(), *tell)
 
 
+def transfer_of(repo: Repository) -> download._Transfer:
+    """The large file's."""
+    entry = repository.files(repo)[FILE]
+    target = repository.folder_of("models", NAME) / "blobs" / entry.blob
+    return download._Transfer(repo, entry, target)
+
+
 def blobs(repo: Repository) -> dict[str, int]:
     """What lies in the cache, by the ending of its name."""
     folder = repository.folder_of(repo.kind, repo.name) / "blobs"
@@ -192,9 +199,7 @@ def test_what_another_has_brought_stays_counted_when_its_lock_is_free(
 ) -> None:
     """Between the last byte of the other and the look at its file, progress does not fall back."""
     fetch(repo)
-    entry = repository.files(repo)[FILE]
-    target = repository.folder_of("models", NAME) / "blobs" / entry.blob
-    transfer = download._Transfer(repo, entry, target)
+    transfer = transfer_of(repo)
     transfer.done = 150_000  # seen while the other was at work
     seen: list[int] = []
     real = download.is_remembered
@@ -210,11 +215,9 @@ def test_progress_does_not_fall_back_while_another_renames_its_file(
 ) -> None:
     """The partial file is listed, then renamed, then measured: its bytes lie in the target."""
     fetch(repo)
-    entry = repository.files(repo)[FILE]
-    target = repository.folder_of("models", NAME) / "blobs" / entry.blob
-    renamed = target.with_name(f"{target.name}.incomplete")
-    monkeypatch.setattr("lab.hub.cache.partials", lambda target: [renamed])
-    transfer, stop = download._Transfer(repo, entry, target), threading.Event()
+    transfer, stop = transfer_of(repo), threading.Event()
+    target = transfer.target
+    monkeypatch.setattr("lab.hub.cache.partials", lambda target: [transfer.partial])
     lock = target.parents[2] / ".locks" / target.parents[1].name / f"{target.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as other:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import streamlit.config
 from streamlit.components.v2 import manifest_scanner
+from streamlit.proto.WidgetStates_pb2 import WidgetStates
+from streamlit.runtime.state.session_state import SessionState
 from streamlit.testing.v1 import AppTest
 
 from lab.paths import ROOT
@@ -83,3 +85,19 @@ def words(at: AppTest) -> str:
     """Everything that the page says."""
     kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
     return "\n".join(str(element.value) for kind in kinds for element in at.get(kind))
+
+
+@pytest.fixture
+def run_without_answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[AppTest], AppTest]:
+    """Run a page again for a browser that has not had the last answer: it sends no values."""
+    begin = SessionState.on_script_will_rerun
+
+    def forget(self: SessionState, fresh: WidgetStates | None, **options: Any) -> None:
+        begin(self, None if fresh is None else WidgetStates(), **options)
+
+    def run(at: AppTest) -> AppTest:
+        with monkeypatch.context() as patch:
+            patch.setattr(SessionState, "on_script_will_rerun", forget)
+            return at.run()
+
+    return run

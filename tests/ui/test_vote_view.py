@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +218,12 @@ def test_decided_votes_become_rows_of_a_dataset(
         {"prompt": "one", "chosen": "x", "rejected": "y"},
         {"prompt": "two", "chosen": "w", "rejected": "v"},
     ]
+
+
+def test_a_blind_vote_of_the_address_outlives_an_interrupted_run(
+    open_page: Page, run_without_answer: Callable[[AppTest], AppTest], names: list[str]
+) -> None:
+    at = open_page("chat", vote="20260101-000000-aaaa")
+    run_without_answer(at)
+    (mode,) = [group for group in at.button_group if group.key == "chat.mode"]
+    assert mode.proto.set_value and mode.value == vote_view.BLIND
