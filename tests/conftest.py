@@ -9,10 +9,8 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ from lab.models.catalog import BUILT_IN
 from lab.preflight.client import planner
 from lab.runs import queue, record_reader
 
-TRACED: dict[str, Any] = {}  # memory forecasts by the key of their question
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
 
 
@@ -99,24 +96,22 @@ def end_workers(home: Path) -> None:
             process.send(record, signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def forecast_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Memory forecasts of all test processes, by all that they depend on."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "forecasts"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def traced_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Homes of tests are empty, and most of their runs alike: what a test process has traced for
-    one home it does not trace for the next. Tests of forecasts themselves trace."""
-    if "forecast" in request.node.path.parts or "torch" not in sys.modules:
-        return
-    from lab.forecast import stored_forecasts
-
-    trace = stored_forecasts.predict_memory
-
-    def predict(config: Any, spec: Any, options: Any, memory_bytes: int | None = None) -> Any:
-        key = stored_forecasts.key(config, spec, options)
-        memory = TRACED.get(key) or trace(config, spec, options, memory_bytes)
-        if not memory.trace_error:
-            TRACED[key] = memory
-        return replace(memory, fits=memory.fits_into(memory_bytes))
-
-    monkeypatch.setattr(stored_forecasts, "predict_memory", predict)
+def traced_once(request: pytest.FixtureRequest, lab_home: Path, forecast_cache: Path) -> None:
+    """Homes of tests are empty, and most of their runs alike: what was traced for one home is not
+    traced for the next. Tests of forecasts themselves trace."""
+    if "forecast" not in request.node.path.parts and not (lab_home / "cache" / "memory").exists():
+        paths.make_folder(lab_home / "cache")
+        (lab_home / "cache" / "memory").symlink_to(forecast_cache)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ STEP_KEYS = (
     *("batch_size", "gradient_accumulation_steps", "loss_implementation", "max_grad_norm"),
     *("activation_checkpointing", "checkpointed_layers", "weight_decay"),
 )
+FOLDER_KEYS = ("_name_or_path", "_model_name_or_path")  # where a config was read from
 CHANGED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
 
 
@@ -46,12 +47,17 @@ def profile_model(config: Any, spec: RunSpec, tokenizer: Any = None) -> ModelPro
     ValueError where a library refuses the method."""
     settings = [getattr(spec.train, name) for name in PROFILE_KEYS]
     tokens = tokenizer and [len(tokenizer), sorted(tokenizer.all_special_ids)]
-    parts = (config.to_dict(), spec.method, settings, tokens)
+    parts = (contents(config), spec.method, settings, tokens)
     name = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
     profile = _profiles.get(name)
     if profile is None:
         profile = _profiles.put(name, _profile(config, spec, tokenizer))
     return replace(profile, loss=loss_kind(config, spec))
+
+
+def contents(config: Any) -> dict[str, Any]:
+    """What `config` says of the model, wherever it lies: a copy in another folder is the same."""
+    return {name: value for name, value in config.to_dict().items() if name not in FOLDER_KEYS}
 
 
 def _profile(config: Any, spec: RunSpec, tokenizer: Any) -> ModelProfile:

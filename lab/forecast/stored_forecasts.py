@@ -14,7 +14,7 @@ import lab
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.forecast.memory_forecast import TraceOptions, batch_of, predict_memory
-from lab.forecast.model_profile import step_settings
+from lab.forecast.model_profile import contents, step_settings
 from lab.forecasts import Forecast, MemoryForecast
 from lab.spec import RunSpec
 
@@ -49,7 +49,7 @@ def key(config: Any, spec: RunSpec, options: TraceOptions) -> str:
             name: importlib.metadata.version(name)
             for name in ("torch", "transformers", "peft", "bitsandbytes")
         },
-        "config": config.to_dict(),
+        "config": contents(config),
         "method": spec.method,
         "train": step_settings(spec) | {"forgetting_probe": spec.train.forgetting_probe},
         "length": spec.data.max_length,

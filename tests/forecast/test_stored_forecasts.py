@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +67,19 @@ def test_another_question_gets_an_answer_of_its_own(
             assert before[figure] == after[figure]
     longer = ask(folder, **KEPT_LONGER)  # what lies on the disk changes nothing in memory
     assert longer["disk"] != first["disk"] and longer["at_peak"] == first["at_peak"]
+
+
+def test_a_copy_in_another_folder_is_the_same_model(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    first = ask(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_forecasts, "predict_memory", None)
+        assert ask(str(tmp_path / "copy"))["phases"] == first["phases"]
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
+    assert ask(str(tmp_path / "copy"))["peak_bytes"] > first["peak_bytes"]
 
 
 def test_whether_it_fits_is_asked_anew_of_each_device(folder: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lab import methods
-from lab.forecast.model_profile import step_settings
+from lab.forecast.model_profile import contents, step_settings
 from lab.forecast.trace.allocation_log import Log
 from lab.forecast.trace.meta_model import build, signatures, with_layers
 from lab.forecast.trace.trace_step import Batch, record
@@ -61,7 +61,7 @@ class TracedStep:
         """Of a cache: a hash of all that the log depends on."""
         spec = self.spec
         settings = [spec.method, step_settings(spec), asdict(self.batch), self.loss, self.on_gpu]
-        text = json.dumps([self.config.to_dict(), *settings], sort_keys=True, default=str)
+        text = json.dumps([contents(self.config), *settings], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def log(self, *, is_short: bool = False) -> Log:
