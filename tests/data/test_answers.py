@@ -71,6 +71,11 @@ CASES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
         [user("a b"), bot("c"), user("d"), bot("e f ")],
         ["<r>user:a b</e><r>assistant:⟦c</e>⟧<r>user:d</e><r>assistant:⟦e f </e>⟧"],
     ),
+    "only a line break behind an answer": (
+        ROW + "{{ m.role }}: {{ m.content }}\n" + END + prompt("assistant: "),
+        [user("a b"), bot("c")],
+        ["user: a b\nassistant: ⟦c</e>⟧"],
+    ),
     "an end behind every turn but the last": (
         ROW + "<r>{{ m.role }}:{{ m.content }}{{ '</e>' if not loop.last }}" + END
         + prompt("<r>assistant:"),

@@ -33,6 +33,8 @@ DATED = (
 )
 DATED += "}}{% if wordy %}!{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
 DATED += "<|im_start|>assistant\n{% endif %}"
+BARE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+BARE += "{% if add_generation_prompt %}assistant: {% endif %}"
 DATA = {"template_date": "2026-01-31", "template_args": {"wordy": True}}
 # what the lab and the script count alike: (rows, settings of data, the tokenizer's template)
 SAME: dict[str, tuple[list[Any], dict[str, Any], str]] = {
@@ -63,6 +65,7 @@ SAME: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "the last answer": ([{"messages": TALK}], {"loss_on": "completion"}, ""),
     "chatml": ([{"messages": TALK}], {"template": "chatml"}, ""),
     "no template of its own": ([{"messages": TALK}], {"template": "alpaca"}, ""),
+    "no token ends an answer": ([{"messages": TALK}, {"messages": TALK[:2]}], {}, BARE),
 }  # fmt: skip
 # what the lab reads and the script refuses: the rows, and what it names
 REFUSED: dict[str, tuple[list[Any], str]] = {
