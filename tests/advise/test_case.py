@@ -42,7 +42,9 @@ def test_values_by_other_words() -> None:
     assert {given: parse({"domain_shift": given}).domain_shift for given in shifts} == shifts
     assert parse({"parameters": "135m"}).parameters == 135e6
     assert parse({"gpu": "this machine"}).is_here
-    assert parse({"parameters": 7}).parameters == 7e9
+    assert parse({"parameters": 7}).parameters == parse({"parameters": " 7 "}).parameters == 7e9
+    assert parse({"parameters": "7000000000"}).parameters == 7e9
+    assert parse({"parameters": "1.5T"}).parameters == 1.5e12
     assert parse({"gpu": "rtx 4090"}).gpu == "RTX 4090 24GB"
     assert parse({"tasks": ["sort", "answer"]}).tasks == 2
     assert parse({"error_price": "none"}).error_price is None

@@ -151,6 +151,8 @@ def test_worth_knowing() -> None:
     full = {"method": {"name": "full"}, "data": {"general_fraction": 0.1}}
     assert about(**full, train={"learning_rate": 1e-3}) == {"rate"}
     assert about(**full, train={"learning_rate": 2e-5}) == set()
+    assert about(method={"name": "lora"}, train={"learning_rate": 1e-3}) == set(), "of full alone"
+    assert about(method={**lora, "use_rslora": True}) == set(), "it scales by the root of the rank"
     assert about(method="nonsense") == about() == set()
     pair = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in "full lora".split()]
     assert [each.claim for each in worth_knowing.of_pair(pair)] == ["C23"]
@@ -163,6 +165,8 @@ def test_worth_knowing() -> None:
         )]  # fmt: skip
         assert [f"at equal {unit}," in text for text in texts] == ([True] if unit else [])
     assert worth_knowing.of_pair(pair[:1]) == []
+    (half,) = worth_knowing.of_pair([pair[0] | {"train": {"max_seconds": 60.0}}, pair[1]])
+    assert "at equal epochs," in half.text, "a limit of one of them makes no equal terms"
     assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
     assert Approach.LORA.in_words == "LoRA"
 

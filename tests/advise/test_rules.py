@@ -150,6 +150,8 @@ def test_lora_without_regret_turns_where_the_capacity_ends() -> None:
         ("Llama-3.2-3B", 16, ("q_proj", "v_proj"), 4_587_520),
         ("Llama-3.1-8B", 16, (), 41_943_040),
         ("gpt2", 8, ("c_attn",), 294_912),
+        # one matrix for q, k and v, and one for gate and up
+        ("Phi-3.5-mini-instruct", 16, (), 32 * 16 * (12_288 + 6144 + 19_456 + 11_264)),
     ],
 )
 def test_closed_forms_of_lora(name: str, rank: int, names: tuple[str, ...], count: int) -> None:

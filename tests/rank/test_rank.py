@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.evals import held_out
@@ -114,6 +115,14 @@ def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
     assert report.energy[report.needed - 1] >= 0.95 > (report.energy[report.needed - 2])
     assert set(report.similarity) == {matrix.name for matrix in report.matrices}
     assert all(0 <= value <= 1 for value in report.similarity.values())
+    other_way = measure.measure(full, lora).similarity
+    assert {name: other_way[name] for name in report.similarity} == pytest.approx(
+        report.similarity, abs=1e-4
+    ), "of both, the directions that hold this share"
+    half = measure.measure(lora, energy=0.5)
+    pairs = list(zip(half.matrices, report.matrices, strict=True))
+    assert all(less.needed <= more.needed for less, more in pairs)
+    assert any(less.needed < more.needed for less, more in pairs), "of each matrix, too"
     itself = measure.measure(lora, lora)
     assert list(itself.similarity.values()) == pytest.approx([1.0] * 14, abs=1e-4)
     whole = measure.measure(full)
@@ -139,6 +148,24 @@ def test_the_report_is_kept_and_its_progress_told(
     assert json.loads(measure.file_of(lora).read_text())["needed"] == report.needed
     write_json(lora.artifact / "receipt.json", {"another": "result"})
     assert measure.look(lora) is None, "another result has another report"
+
+
+def test_each_pair_of_runs_has_a_report_of_its_own(trained: list[RunDir]) -> None:
+    full, lora = trained
+    files = {measure.file_of(*runs) for runs in ((full,), (lora,), (full, lora), (lora, full))}
+    assert len(files) == 4
+
+
+def test_a_process_that_is_gone_is_not_waited_for(trained: list[RunDir]) -> None:
+    _, lora = trained
+    file = measure.file_of(lora)
+    paths.make_folder(file.parent)
+    alive = process.identity(os.getpid()) or {}
+    for worker, is_running in ((alive, True), (alive | {"start": -1}, False), ({}, False)):
+        measure._write(file, RankProgress("decomposing", 3, "", worker))
+        progress = measure.look(lora)
+        assert (progress == RankProgress("decomposing", 3, "", worker)) == is_running
+        assert (progress is None) != is_running, "it can be begun again"
 
 
 def test_a_run_without_a_result_is_refused_in_words(trained: list[RunDir]) -> None:
@@ -217,6 +244,15 @@ def test_what_cannot_be_repaired_says_why(
     with pytest.raises(LabError, match="no intruder dimension"):
         repair.repair(lora)
     assert len(paths.all_runs()) == 2, "nothing is written for nothing"
+    config = read_object(lora.artifact / "adapter_config.json") or {}
+    write_json(lora.artifact / "adapter_config.json", config | {"fan_in_fan_out": True})
+    with pytest.raises(LabError, match="stores its matrices the other way round"):
+        repair.start(lora)
+    write_json(lora.artifact / "adapter_config.json", config)
+    spec = read_object(lora.spec) or {}
+    write_json(lora.spec, spec | {"method": {"name": "qlora"}})
+    with pytest.raises(LabError, match="the matrices of its base are quantised"):
+        repair.repair(lora)
 
 
 def test_a_loss_that_cannot_be_measured_says_why_and_loses_no_result(
