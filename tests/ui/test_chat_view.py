@@ -83,6 +83,9 @@ def test_the_first_panes_are_the_base_and_the_newest_results_made_from_it(screen
     assert chat_panes.chosen(titles, None) == [f"run:{runs[1].id}"], "what is there of an address"
     screen.session_state["chat.models"] = []
     assert chat_panes.chosen(titles, None) == first
+    screen.query_params["models"] = ",".join(titles)
+    assert len(titles) > 4
+    assert chat_panes.chosen(titles, None) == list(titles)[:4], "a chat takes four at most"
 
 
 def test_a_checkpoint_of_a_run_without_a_result_is_linked_and_chosen(screen: Screen) -> None:

@@ -52,6 +52,24 @@ def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, ro
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("preview", "is_usable"),
+    [
+        (None, False),
+        (DatasetPreview(), False),
+        (DatasetPreview(counts=replace(COUNTS, counted=0)), False),
+        (DatasetPreview(counts=COUNTS), True),
+    ],
+)
+def test_a_set_without_a_token_to_learn_from_is_not_trained_on(
+    screen: Screen, preview: DatasetPreview | None, is_usable: bool
+) -> None:
+    data_view.train_on({}, preview)
+    (button,) = screen.named("button")
+    assert button["disabled"] != is_usable
+    assert (button["help"] is None) == is_usable, "it says why"
+
+
 TOKENS = (
     Token(7, "a<b>\n", False),
     Token(8, "\tx", True),

@@ -178,6 +178,32 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_a_run_that_ran_out_of_memory_is_started_again_with_the_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run(1, result={"state": "failed", "out_of_memory": {"phase": "backward"}})
+    started: list[dict[str, Any]] = []
+    opened: list[str] = []
+    monkeypatch.setattr(
+        out_of_memory_panel, "start_run", lambda spec: started.append(spec) or make_run(2)
+    )
+    monkeypatch.setattr(links, "open_run", opened.append)
+    screen = Screen(f"fix.{run.id}.1")
+    monkeypatch.setattr(out_of_memory_panel, "st", screen)
+    screen.session_state[f"autopsy.{run.id}"] = [
+        Saving("shorter", {"data.max_length": 64}, False, GB, GB),
+        Saving("half", {"train.batch_size": 1}, True, GB, GB),
+    ]
+    out_of_memory_panel.show(run)
+    (spec,) = started
+    assert (spec["train"]["batch_size"], spec["train"]["max_steps"]) == (1, 20)
+    assert spec["data"]["max_length"] != 64, "this change, and the rest as it was"
+    assert opened == ["20261122-101532-lora-k3f9"]
+    screen.calls.clear()
+    out_of_memory_panel.show(make_run(3, result={"state": "failed"}))
+    assert screen.calls == [], "it ended for another reason"
+
+
 def choices(fits: bool) -> SettingsSearch:
     candidate = Candidate(
         batch_size=4, gradient_accumulation_steps=2, tokens_per_s=1234.0, peak_bytes=3_210_000_000,
@@ -261,6 +287,19 @@ def saving(title: str, peak: int, *, keeps_effective_batch: bool = True) -> Savi
     return Saving(
         title, {"train.batch_size": 1}, keeps_effective_batch, peak * GB, (12 - peak) * GB
     )
+
+
+@pytest.mark.parametrize(("is_pair", "name"), [(False, "qlora"), (True, "lora")])
+def test_a_change_of_the_method_is_not_for_both_sides_of_a_pair(
+    monkeypatch: pytest.MonkeyPatch, is_pair: bool, name: str
+) -> None:
+    loaded: list[RunSpec] = []
+    spec = {"method": {"name": "lora"}, "train": {"batch_size": 4}}
+    monkeypatch.setattr(memory_changes.form, "value", lambda: spec)
+    monkeypatch.setattr(memory_changes.form, "load", loaded.append)
+    monkeypatch.setattr(memory_changes.method_card, "is_pair", lambda: is_pair)
+    memory_changes._apply({"method": {"name": "qlora"}, "train.batch_size": 1})
+    assert (loaded[0].method["name"], loaded[0].train.batch_size) == (name, 1)
 
 
 def test_the_smallest_change_that_fits_comes_first() -> None:

@@ -20,11 +20,13 @@ from lab.compare.finishers import finishers
 from lab.compare.race import Budget, RaceContestant, contestant_specs
 from lab.compare.race_start import RaceTerms
 from lab.compare.ready_races import ReadyRace
+from lab.errors import LabError
 from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
 from lab.runs import queue
 from lab.spec import RunSpec
 from lab.ui import race_forecast, race_form, race_view
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 def quick_check(spec: dict[str, Any]) -> CheckedRun:
@@ -235,6 +237,54 @@ def test_a_row_of_a_ready_race_shows_the_rate_that_its_run_will_have(
     for row, rate in enumerate(by_hand.values()):
         shown = rate if isinstance(rate, str) else formatting.rate(float(rate))
         assert session[f"race.{row}.rate"] == shown
+
+
+def test_a_ready_race_is_that_race_as_long_as_its_contestants_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(race_form, "st", SimpleNamespace(session_state=session))
+    race_form.fill_ready("rank")
+    terms = race_form.terms(["out"], ["note"], "ticket")
+    assert (terms.ready, terms.left_out, terms.ticket) == ("rank", ("out",), "ticket")
+    assert terms.tests == ready_races.get("rank").tests
+    race_form.remove_row(session[race_form.ROWS][-1])
+    changed = race_form.terms([], [], "ticket")
+    assert changed.ready == "", "its evidence would be taken for that of the ready race"
+
+
+def test_only_contestants_that_can_start_are_started(
+    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, started = Screen(), {}
+    names = ("LoRA", "Full", "IA3")
+    specs = {name: make_spec(name.lower()) for name in names}
+    checks = {name: race_forecast.ContestantCheck(spec) for name, spec in specs.items()}
+    for name, check in checks.items():
+        check.is_complete = True
+        if name == "Full":
+            check.error = LabError("It does not fit.")
+        else:
+            check.checked = quick_check(specs[name])
+    screen.session_state |= {race_form.SEEDS: 1, race_form.RATES: 0}
+    monkeypatch.setattr(race_forecast, "st", screen)
+    monkeypatch.setattr(race_form, "st", screen)
+    monkeypatch.setattr(race_form, "specs", lambda: (specs, ["a note"]))
+    monkeypatch.setattr(race_form, "terms", lambda *rest: rest)
+    monkeypatch.setattr(race_forecast.submit, "ticket", lambda: "ticket")
+    monkeypatch.setattr(race_forecast.submit, "renew", lambda: "another")
+    monkeypatch.setattr(race_forecast, "wait", lambda label, check: check())
+    monkeypatch.setattr(race_start, "check", lambda specs, seeds, rungs: list(specs))
+    monkeypatch.setattr(
+        race_start, "start",
+        lambda planned, terms: started.update(planned=planned, terms=terms) or ("race-1", []),
+    )  # fmt: skip
+    monkeypatch.setattr(race_forecast.links, "switch", lambda name, query: started.update(query))
+    race_forecast._start(checks)
+    assert started == {
+        "planned": ["LoRA", "IA3"], "race": "race-1",
+        "terms": (["Full is left out: It does not fit."], ["a note"], "ticket"),
+    }  # fmt: skip
 
 
 def test_a_race_that_there_is_not(open_page: Page) -> None:

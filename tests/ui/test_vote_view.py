@@ -18,6 +18,7 @@ from lab.compare import votes
 from lab.ui import vote_outcome, vote_setup, vote_view
 from tests.compare.test_votes import A, B, C, answered, session_with
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 from tests.ui.test_chat_view import result
 
 
@@ -125,6 +126,35 @@ def test_a_set_asks_ahead_and_goes_on_after_a_reload(
     pressed(again, "vote.end")
     assert session_at(again).is_early
     assert "Ended before the planned 3." in words(again)
+
+
+@pytest.mark.parametrize(
+    ("planned", "there_are", "drawn", "votes_planned"),
+    [(3, 500, 6, 3), (3, 2, 2, 2), (None, 500, 100, None), (300, 500, 400, 300)],
+)
+def test_a_set_has_prompts_to_spare_for_those_that_are_skipped(
+    names: list[str], monkeypatch: pytest.MonkeyPatch,
+    planned: int | None, there_are: int, drawn: int, votes_planned: int | None,
+) -> None:  # fmt: skip
+    def prompts(source: str, most: int, seed: int) -> list[str]:
+        return [f"{source} {seed} {number}" for number in range(min(most, there_are))]
+
+    screen = Screen()
+    monkeypatch.setattr(vote_setup, "st", screen)
+    monkeypatch.setattr(vote_setup.prompt_sets, "prompts", prompts)
+    monkeypatch.setattr(votes, "MAX_PROMPTS", 400)
+    vote_setup.begin(names, {}, {}, source="a set", planned=planned, seed=7, voter="me")
+    session = votes.read(screen.session_state["vote.id"])
+    assert len(session.prompts) == drawn and session.prompts[-1].prompt == f"a set 7 {drawn - 1}"
+    assert session.planned == votes_planned, "no more than there are to vote on"
+
+
+def test_the_address_of_a_vote_names_no_model(
+    open_page: Page, models: Models, names: list[str]
+) -> None:
+    session = votes.create(names, planned=1, prompts=["one"])
+    at = open_page("chat", vote=session.id, models=",".join(names))
+    assert "models" not in at.query_params and "wren" not in words(at)
 
 
 def test_a_set_of_identical_answers_ends_without_a_vote(
