@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 
+from lab import process
 from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, index
@@ -74,6 +76,47 @@ def test_the_figures_of_a_run(screen: Screen) -> None:
     assert colours == {"inverse", "off"}, "a loss that falls is good"
     assert screen.texts("error") == ["It [fell]\n\nResume it."], "a crash is no mere warning"
     assert screen.texts("warning") == []
+
+
+@pytest.mark.parametrize(
+    ("pending", "usable"),
+    [
+        ((), {"stop", "save", "cancel"}),
+        (("stop",), {"cancel", "kill"}),
+        (("cancel",), {"kill"}),
+        (("cancel", "kill"), set()),
+    ],
+)
+def test_a_process_is_killed_only_after_it_was_asked_to_end(
+    screen: Screen, pending: tuple[str, ...], usable: set[str]
+) -> None:
+    run = make_run(1, heartbeat={"phase": "training", "done": 5, "total": 20})
+    process.register(run, os.getpid())
+    for name in pending:
+        (run.commands / name).touch()
+    monitor_view.actions_while_active(run)
+    buttons = {named["key"]: named["disabled"] for named in screen.named("button")}
+    assert {name for name, is_disabled in buttons.items() if not is_disabled} == usable
+    assert ("kill" in buttons) == bool(pending)
+
+
+@pytest.mark.parametrize("pressed", ["stop", "save", "cancel"])
+def test_each_button_writes_the_command_of_its_name(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, pressed: str
+) -> None:
+    run = make_run(1, heartbeat={"phase": "training", "done": 5, "total": 20})
+    process.register(run, os.getpid())
+    commands: list[str] = []
+    monkeypatch.setattr(monitor_view.actions, "command", lambda run, name: commands.append(name))
+    screen.pressed = (pressed,)
+    monitor_view.actions_while_active(run)
+    assert commands == [pressed]
+
+
+def test_a_run_that_waits_says_its_place_from_one_on(screen: Screen) -> None:
+    runs = [make_run(number, queue={"order": float(number)}) for number in (1, 2, 3)]
+    about = [monitor_view._about(run, index.entry(run)) for run in runs]
+    assert about == [f"number {place} in the queue" for place in (1, 2, 3)]
 
 
 def test_a_stop_is_no_error(screen: Screen) -> None:

@@ -253,6 +253,40 @@ def test_a_ready_race_is_that_race_as_long_as_its_contestants_are_the_same(
     assert changed.ready == "", "its evidence would be taken for that of the ready race"
 
 
+class BottomScreen(Screen):
+    bottom = property(lambda self: self)
+
+
+@pytest.mark.parametrize(
+    ("states", "is_ready", "says"),
+    [
+        (("fits", "checking", "fits"), False, "checking 1 of 3"),
+        (("fits", "refused", "fits"), True, "1 left out, its row says why"),
+        (("fits", "refused", "refused"), False, "Fewer than two contestants can start"),
+        (("fits", "fits", "fits"), True, "3 runs"),
+    ],
+)
+def test_a_race_starts_once_each_check_has_ended_and_two_can_race(
+    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    states: tuple[str, ...], is_ready: bool, says: str,
+) -> None:  # fmt: skip
+    screen = BottomScreen()
+    screen.session_state |= {race_form.SEEDS: 1, race_form.RATES: 0}
+    monkeypatch.setattr(race_forecast, "st", screen)
+    monkeypatch.setattr(race_form, "st", screen)
+    monkeypatch.setattr(race_form, "problems", list)
+    monkeypatch.setattr(race_form, "budget", lambda: Budget("steps", 4))
+    checks = {}
+    for name, state in zip(("lora", "full", "ia3"), states, strict=True):
+        checks[name] = check = race_forecast.ContestantCheck(make_spec(name))
+        check.is_complete = state != "checking"
+        check.checked = quick_check(check.spec) if state == "fits" else None
+    race_forecast.bar(checks)
+    (button,) = screen.named("button")
+    assert button["key"] == "race.start" and button["disabled"] != is_ready
+    assert says in screen.texts("markdown")[0]
+
+
 def test_only_contestants_that_can_start_are_started(
     make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
