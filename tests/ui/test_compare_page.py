@@ -27,6 +27,7 @@ from lab.rank.spectrum import spectrum
 from lab.runs import index
 from lab.ui import (
     compare_curves,
+    compare_examples,
     compare_export,
     compare_price,
     compare_rank,
@@ -88,6 +89,24 @@ def test_a_price_of_zero_shows_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(run.environment, {"device": "NVIDIA H100 80GB HBM3"})
     monkeypatch.setattr(compare_price.st, "session_state", {compare_price.PRICE: 0.0})
     assert compare_price.current(contestants([run])) == 0.0, "a person has set it to zero"
+
+
+@pytest.mark.parametrize(
+    ("order", "rows"),
+    [
+        ("Largest difference", [4, 2, 1, 0, 3, 5, 6, 7, 8, 9]),
+        ("First lower", [4, 2, 0]),  # by how much, the most first
+        ("Second lower", [1, 3]),
+    ],
+)
+def test_held_out_examples_are_ordered_by_their_loss_a_token(order: str, rows: list[int]) -> None:
+    noise = np.array([0.1, -0.2, 0.3, -0.05, 0.4, 0, 0, 0, 0, 0])
+    runs = [record("aaaa", "A", losses=(2.0,)), record("bbbb", "B", losses=(2.0,), noise=noise)]
+    frame = compare_examples.example_rows(*contestants(runs), order)
+    assert list(frame["Row"]) == rows
+    assert list(frame["A"]) == pytest.approx([2.0] * len(rows)), "in nats a token"
+    assert list(frame["B"]) == pytest.approx([2.0 + noise[row] for row in rows])
+    assert list(frame["Difference"]) == pytest.approx([-noise[row] for row in rows], abs=1e-9)
 
 
 def test_seeds_are_counted_where_all_have_as_many() -> None:

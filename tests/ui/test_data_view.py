@@ -70,6 +70,27 @@ def test_a_set_without_a_token_to_learn_from_is_not_trained_on(
     assert (button["help"] is None) == is_usable, "it says why"
 
 
+@pytest.mark.parametrize(
+    ("written", "used", "given"),
+    [("hf_new", "", ["hf_new"]), ("", "hf_old", [""]), ("hf_old", "hf_old", []), ("", "", [])],
+)
+def test_a_token_is_given_once_and_taken_back_with_an_emptied_field(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, written: str, used: str, given: list[str]
+) -> None:
+    tokens: list[str] = []
+    monkeypatch.setattr(hub_fields.credentials, "give", tokens.append)
+    monkeypatch.setattr(hub_fields.credentials, "current", lambda: None)
+    screen.answers = {"hub.token": written}
+    screen.session_state["hub.token.used"] = used
+    hub_fields.token_field("org/model")
+    assert tokens == given and screen.session_state["hub.token.used"] == written
+    (field,) = screen.named("text_input")
+    assert field["type"] == "password"
+    screen.calls.clear()
+    hub_fields.token_field("builtin:persona-chats", "/home/me/model")
+    assert screen.calls == [], "nothing of the hub is meant"
+
+
 TOKENS = (
     Token(7, "a<b>\n", False),
     Token(8, "\tx", True),

@@ -146,6 +146,27 @@ def test_all_problems_are_counted_and_the_first_is_named(screen: Screen) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("problems", "is_starting", "is_blocked"),
+    [({}, False, False), ({"name": "is long."}, False, True), ({}, True, True)],
+)
+def test_start_waits_for_values_that_can_be_and_for_itself(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch,
+    problems: dict[str, str], is_starting: bool, is_blocked: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Screen, "bottom", property(lambda self: self), raising=False)
+    monkeypatch.setattr(start_bar, "_words", lambda spec, specs: None)
+    starts: list[Any] = []
+    monkeypatch.setattr(start_bar, "_start", lambda specs, ticket: starts.append(ticket))
+    form.load(RunSpec())
+    screen.session_state["new.problems_now"] = problems
+    screen.session_state[start_bar.STARTING] = is_starting
+    start_bar.draw(RunSpec(), "ticket")
+    disabled = {named["key"]: named["disabled"] for named in screen.named("button")}
+    assert disabled == {"check": is_blocked, "start": is_blocked}
+    assert starts == (["ticket"] if is_starting else [])
+
+
 def test_costs_are_those_of_both_and_the_larger_memory(
     screen: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
