@@ -9,11 +9,22 @@ from typing import Any
 import pytest
 
 from lab import methods, presets
+from lab.atomic_files import write_json
+from lab.errors import LabError
 from lab.forecasts import StepSettings
 from lab.preflight import client
-from lab.spec import RunSpec
-from lab.ui import form, form_fields, form_problems, method_card, new_run_view, start_bar
+from lab.spec import MAX_SPEC_BYTES, RunSpec
+from lab.ui import (
+    form,
+    form_fields,
+    form_problems,
+    method_card,
+    new_run_view,
+    saved_specs,
+    start_bar,
+)
 from tests.ui.screen import Screen
+from tests.ui.test_panels import make_run
 
 
 @pytest.fixture
@@ -144,6 +155,68 @@ def test_all_problems_are_counted_and_the_first_is_named(screen: Screen) -> None
         ":red[:material/error: **1 problem:** **Run name** is long.]",
         ":red[:material/error: **200 problems:** **train.f0** is bad.]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("trains_on", "name", "begins_with"),
+    [(False, "wren (copy)", "run:first"), (True, "wren (continued)", "run:{}")],
+)
+def test_a_run_is_repeated_as_it_was_asked_for_or_trained_on(
+    screen: Screen, trains_on: bool, name: str, begins_with: str
+) -> None:
+    run = make_run(1)
+    requested = {
+        "name": "wren", "model": "org/base", "init_from_run": "run:first",
+        "method": {"name": "lora", "rank": 8}, "data": {"dataset": "mine.jsonl"},
+        "train": {"learning_rate": "auto", "max_steps": 30},
+    }  # fmt: skip
+    resolved = RunSpec.from_json(requested).to_json()
+    resolved |= {"model": "org/base#c0ffee", "data": resolved["data"] | {"dataset": "/a/mine.jsonl"}}
+    resolved["train"] |= {"learning_rate": 3e-4}
+    write_json(run.spec, {"v": 1, **resolved, "requested": requested})
+    new_run_view.fill_from(run.id, trains_on=trains_on)
+    spec = form.value()
+    assert (spec["name"], spec["init_from_run"]) == (name, begins_with.format(run.id))
+    assert (spec["model"], spec["data"]["dataset"]) == ("org/base#c0ffee", "/a/mine.jsonl")
+    assert spec["train"]["learning_rate"] == "auto", "it is worked out again"
+    assert (spec["train"]["max_steps"], spec["method"]["rank"]) == (30, 8)
+    screen.calls.clear()
+    new_run_view.fill_from("20200101-000000-lora-zzzz", trains_on=False)
+    assert form.value()["name"] == name and len(screen.texts("warning")) == 1
+
+
+def test_a_run_or_a_preset_of_ones_own_is_loaded_once(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_specs, "st", screen)
+    filled: list[Any] = []
+    monkeypatch.setattr(
+        new_run_view, "fill_from", lambda run_id, trains_on: filled.append((run_id, trains_on))
+    )
+    form.load(RunSpec.from_json({"train": {"max_steps": 77}}))
+    presets.save("My *own*", form.value())
+    (preset,) = presets.saved()
+    for option in ("run:abc", f"preset:{preset}"):
+        form.load(RunSpec())
+        screen.session_state["new.load.which"] = option
+        saved_specs._load_chosen()
+        assert screen.session_state["new.load.which"] is None
+    assert filled == [("abc", False)], "settings alone: it begins with the base model"
+    assert form.value()["train"]["max_steps"] == 77
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[1]", "not a JSON object"),
+        (b"{", "not valid JSON"),
+        (b'{"name": "' + b"x" * MAX_SPEC_BYTES + b'"}', "too large"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_refused_in_words(content: bytes, says: str) -> None:
+    assert saved_specs._parse(b'{"name": "mine"}') == {"name": "mine"}
+    with pytest.raises(LabError, match=says):
+        saved_specs._parse(content)
 
 
 @pytest.mark.parametrize(
