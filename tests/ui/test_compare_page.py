@@ -40,6 +40,7 @@ from tests.compare.recorded import record
 from tests.compare.test_curves import A, B
 from tests.compare.test_verdict import NOISE
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 def three() -> list[Any]:
@@ -118,6 +119,26 @@ def test_seeds_are_counted_where_all_have_as_many() -> None:
     assert "2 seeds each" in compare_verdict.about(contestants(runs), False)
     assert "seeds" not in compare_verdict.about(contestants(runs[:3]), False), "2 and 1"
     assert "seeds" not in compare_verdict.about(contestants(runs[::2]), False)
+
+
+@pytest.mark.parametrize(
+    ("key", "with_base", "shows_base"),
+    [("eval/loss", True, True), ("eval/loss", False, False), ("train/loss", True, False)],
+)
+def test_the_base_stands_beside_evaluation_losses_alone(
+    monkeypatch: pytest.MonkeyPatch, key: str, with_base: bool, shows_base: bool
+) -> None:
+    screen = Screen(**{compare_curves.BY: "step", "compare.at.steps": 1.0})
+    screen.session_state |= {compare_curves.Y: key, compare_curves.BY: "step"}
+    charts: list[Any] = []
+    monkeypatch.setattr(compare_curves, "st", screen)
+    monkeypatch.setattr(compare_curves, "is_dark", lambda: False)
+    monkeypatch.setattr(
+        compare_curves.chart_style, "show", lambda chart, *rest, **named: charts.append(chart)
+    )
+    compare_curves._curves(contestants(three()), with_base)
+    names = [text.text for text in charts[0].layout.annotations]
+    assert ("base 3.59" in names) == shows_base and "wren lora" in names
 
 
 def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:

@@ -171,7 +171,10 @@ def test_a_run_is_repeated_as_it_was_asked_for_or_trained_on(
         "train": {"learning_rate": "auto", "max_steps": 30},
     }  # fmt: skip
     resolved = RunSpec.from_json(requested).to_json()
-    resolved |= {"model": "org/base#c0ffee", "data": resolved["data"] | {"dataset": "/a/mine.jsonl"}}
+    resolved |= {
+        "model": "org/base#c0ffee",
+        "data": resolved["data"] | {"dataset": "/a/mine.jsonl"},
+    }
     resolved["train"] |= {"learning_rate": 3e-4}
     write_json(run.spec, {"v": 1, **resolved, "requested": requested})
     new_run_view.fill_from(run.id, trains_on=trains_on)
@@ -280,7 +283,9 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
         stats=SimpleNamespace(
             warnings=["Odd [rows]."], examples=1200, tokens_per_row=90.4, loss_tokens_per_row=30.2
         ),
+        spec=SimpleNamespace(model="org/base#c0ffee"),
     )
+    assert start_bar.checked_model() == "", "nothing was checked yet"
     screen.session_state["new.checked"] = {"a": 1}, checked
     start_bar.show_checked()
     text = "\n".join(screen.texts())
@@ -292,10 +297,12 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
         "Odd [rows].",
     ):
         assert words in text, text
+    assert start_bar.checked_model() == "org/base#c0ffee"
     before = len(screen.calls)
     screen.session_state["new.checked"] = {"a": 2}, checked
     start_bar.show_checked()
     assert len(screen.calls) == before, "the form has changed since"
+    assert start_bar.checked_model() == "", "perhaps to another model"
 
 
 def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen) -> None:

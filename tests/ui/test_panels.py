@@ -135,6 +135,20 @@ def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.Monkey
     assert (rules.continue_after_failure, rules.at_once, rules.spare) == (False, 1, True)
 
 
+def test_what_is_taken_out_of_the_queue_is_cancelled_even_if_it_has_begun_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run(1, queue={"order": 1.0})
+    commands: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        queue_panel.actions, "command", lambda run, name: commands.append((run.id, name))
+    )
+    monkeypatch.setattr(queue_panel, "run_action", lambda action: action())
+    monkeypatch.setattr(queue_panel, "st", Screen(f"out.{run.id}"))
+    queue_panel._line(0, run)
+    assert commands == [(run.id, "cancel")]
+
+
 def test_a_paused_queue_can_be_resumed_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen("queue.continue")
     monkeypatch.setattr(queue_panel, "st", screen)

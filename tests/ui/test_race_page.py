@@ -23,6 +23,7 @@ from lab.compare.ready_races import ReadyRace
 from lab.errors import LabError
 from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
 from lab.runs import queue
+from lab.runs.status import Status
 from lab.spec import RunSpec
 from lab.ui import race_forecast, race_form, race_view
 from tests.ui.conftest import Page, words
@@ -251,6 +252,33 @@ def test_a_ready_race_is_that_race_as_long_as_its_contestants_are_the_same(
     race_form.remove_row(session[race_form.ROWS][-1])
     changed = race_form.terms([], [], "ticket")
     assert changed.ready == "", "its evidence would be taken for that of the ready race"
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "says"),
+    [
+        (Status("done"), {"loss": 2.414}, ":material/check: 2.41"),
+        (Status("done"), {}, ":material/check: done"),
+        (Status("cancelled"), {"is_needless": True}, ":gray[= default]"),
+        (Status("queued"), {}, ":gray[waiting]"),
+        (Status("training", done=36.0, total=60.0), {}, ":material/play_circle: 36 of 60"),
+        (Status("starting", phase="loading"), {}, ":material/play_circle: loading"),
+        (Status("failed"), {"loss": 2.0}, ":material/error: failed"),
+    ],
+)
+def test_a_cell_says_how_far_its_run_is(status: Status, more: dict[str, Any], says: str) -> None:
+    cell = race_file.RunCell(race_file.RaceRun("x", "LoRA"), status, **more)
+    assert race_view.cell_words(cell) == says
+
+
+def test_the_report_of_a_race_has_all_who_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(race_view, "st", screen)
+    monkeypatch.setattr(race_view.compare_export, "html_report", list)
+    racing: list[Any] = [SimpleNamespace(contestant=name) for name in ("LoRA", "Full", "IA3")]
+    race_view._actions(race_file.Race(id="race-1"), racing)
+    ((_, report, name, *_),) = [a for kind, a, _ in screen.calls if kind == "download_button"]
+    assert (report(), name) == (["LoRA", "Full", "IA3"], "race-1.html")
 
 
 class BottomScreen(Screen):
