@@ -20,6 +20,7 @@ from lab.background_job import JobRecord
 from lab.compare import notes
 from lab.compare.contestants import contestants
 from lab.compare.curves import MAX_POINTS, Curve, lead_changes, standings
+from lab.compare.equal_terms import equal_terms
 from lab.paths import RunDir
 from lab.rank import convert, measure, repair
 from lab.rank.repair import Quality
@@ -29,6 +30,7 @@ from lab.ui import (
     compare_curves,
     compare_examples,
     compare_export,
+    compare_plots,
     compare_price,
     compare_rank,
     compare_runs,
@@ -139,6 +141,40 @@ def test_the_base_stands_beside_evaluation_losses_alone(
     compare_curves._curves(contestants(three()), with_base)
     names = [text.text for text in charts[0].layout.annotations]
     assert ("base 3.59" in names) == shows_base and "wren lora" in names
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "corner"),
+    [
+        ("peak_bytes", "loss", (0.01, 0.01)),
+        ("tokens_per_s", "loss", (0.99, 0.01)),
+        ("loss", "tokens_per_s", (0.01, 0.99)),
+    ],
+)
+def test_the_good_corner_is_where_both_figures_are_better(
+    x: str, y: str, corner: tuple[float, float]
+) -> None:
+    chart = compare_plots.draw(contestants(three()), x, y, 0.0, dark=False)
+    (better,) = [text for text in chart.layout.annotations if text.text == "better"]
+    assert (better.x, better.y) == corner
+
+
+@pytest.mark.parametrize(
+    ("count", "rest"), [(6, []), (7, ["and 1 more reason"]), (9, ["and 3 more reasons"])]
+)
+def test_reasons_beyond_six_are_counted(
+    monkeypatch: pytest.MonkeyPatch, count: int, rest: list[str]
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(compare_verdict, "st", screen)
+    shown = contestants(three())
+    terms = dataclasses.replace(
+        equal_terms(shown, compare_runs.name_of, str),
+        unequal=tuple(f"reason {number}" for number in range(count)),
+    )
+    compare_verdict._terms(terms, shown)
+    assert screen.texts("caption") == ["EQUAL TERMS", *rest]
+    assert sum(":red[" in text for text in screen.texts("markdown")) == 6
 
 
 def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:

@@ -91,6 +91,18 @@ def test_a_token_is_given_once_and_taken_back_with_an_emptied_field(
     assert screen.calls == [], "nothing of the hub is meant"
 
 
+def test_the_upload_that_is_shown_is_the_one_that_is_removed(screen: Screen) -> None:
+    for name in ("first.jsonl", "second.jsonl", "third.jsonl"):
+        catalog.add(name, iter([b'{"text": "x"}\n']))
+    screen.answers = {"data.file": None}
+    screen.session_state["data.upload"] = "upload:second.jsonl"
+    screen.pressed = ("data.remove",)
+    data_source._upload()
+    assert {upload.id for upload in catalog.uploads()} == {
+        "upload:first.jsonl", "upload:third.jsonl",
+    }  # fmt: skip
+
+
 TOKENS = (
     Token(7, "a<b>\n", False),
     Token(8, "\tx", True),

@@ -384,3 +384,20 @@ def test_many_runs_are_listed_in_part(screen: Screen, monkeypatch: pytest.Monkey
     monitor_view.pick(runs[0])
     assert len(screen.texts("button")) == 2
     assert screen.texts("caption")[-1] == "3 more: search for them."
+
+
+def test_a_run_that_trains_is_listed_however_old_it_is(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_picker, "st", screen)
+    monkeypatch.setattr(run_picker, "MAX_LISTED", 2)
+    trains = make_run(1, "trains", heartbeat={"phase": "training"})
+    process.register(trains, os.getpid())
+    make_run(2, "waits", queue={"order": 1.0})
+    for number in (3, 4):
+        make_run(number, "ended", result={"state": "done"})
+    screen.answers[f"monitor.run.search.{trains.id}"] = ""
+    monitor_view.pick(trains)
+    labels = screen.texts("button")
+    assert ["trains" in labels[0], "waits" in labels[1]] == [True, True] and len(labels) == 2
+    assert screen.texts("caption") == ["Training", "Waiting", "2 more: search for them."]

@@ -180,6 +180,20 @@ def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -
     assert resume_settings.merged_changes(run, calls[0][0])["eval_steps"] is None
 
 
+def test_a_run_is_made_longer_from_its_newest_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, screen = make_run(1, result={"state": "done"}), Screen()
+    monkeypatch.setattr(resume_panel, "st", screen)
+    resume_panel.longer(run)
+    assert "No checkpoint is left to continue from" in screen.texts("caption")[0]
+    assert screen.named("text_input") == [], "there is nothing to go on with"
+    screen.calls.clear()
+    for step in (8, 1200):
+        (run.checkpoints / f"step-{step}").mkdir(parents=True)
+    resume_panel.longer(run)
+    assert "continues from the checkpoint of step 1,200 and" in screen.texts("caption")[0]
+    assert len(screen.named("text_input")) == len(resume_settings.CHANGEABLE)
+
+
 def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(out_of_memory_panel, "st", screen)

@@ -185,6 +185,52 @@ def test_a_missing_answer_is_asked_for_again(
     assert "Answer A" in words(at) and session_at(at).prompts[0].skipped == ""
 
 
+def test_a_prompt_is_asked_ahead_as_long_as_votes_are_to_come(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_ahead: list[int] = []
+    monkeypatch.setattr(vote_view, "ask", lambda session, index: asked_ahead.append(index))
+    session = session_with("one", "two", "three", planned=1, source="a set")
+    session.take_answers(0, answered("x", "y"))
+    vote_view._ask_ahead(session, 0)
+    assert asked_ahead == [1], "the next one, and no more"
+    session.vote(0, A)
+    vote_view._ask_ahead(session, 0)
+    assert asked_ahead == [1], "nobody votes on another one"
+
+
+def test_an_identical_prompt_gives_its_place_to_the_next(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(vote_view, "st", screen)
+    session = session_with("one", "two", source="a set")
+    session.take_answers(0, answered("x", "x"))
+    screen.session_state[f"vote.at.{session.id}"] = 0
+    assert vote_view.at_hand(session) == 1
+    other = session_with("one", "two", source="a set")
+    other.take_answers(0, answered("x", "", finish="failed"))
+    screen.session_state[f"vote.at.{other.id}"] = 0
+    assert other.prompts[0].skipped == votes.FAILED
+    assert vote_view.at_hand(other) == 0, "it can be asked again"
+
+
+def test_after_the_last_vote_a_vote_can_be_changed_and_none_given(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_with("one", "two", planned=1)
+    for index in (0, 1):
+        session.take_answers(index, answered("x", "y"))
+    session.vote(0, A)
+    for index, is_disabled in ((0, False), (1, True)):
+        screen = Screen()
+        monkeypatch.setattr(vote_view, "st", screen)
+        vote_view._buttons(session, index)
+        buttons = {named["key"]: named.get("disabled") for named in screen.named("button")}
+        assert buttons.pop("vote.names", False) is None, "the names can be shown"
+        assert buttons == dict.fromkeys((f"vote.{n}" for n in (1, 2, 3, 4)), is_disabled)
+
+
 def test_a_vote_that_is_gone_is_told(open_page: Page, names: list[str]) -> None:
     at = open_page("chat", vote="20260101-000000-abcd")
     assert "There is no blind vote" in words(at).replace("\\", "")
