@@ -41,7 +41,8 @@ def test_values_by_other_words() -> None:
     shifts = {False: "near", True: "far", 0.49: "near", 0.5: "far"}
     assert {given: parse({"domain_shift": given}).domain_shift for given in shifts} == shifts
     assert parse({"parameters": "135m"}).parameters == 135e6
-    assert parse({"gpu": "this machine"}).is_here
+    for here in ("this machine", "Here", " local "):
+        assert parse({"gpu": here}).is_here, here
     assert parse({"parameters": 7}).parameters == parse({"parameters": " 7 "}).parameters == 7e9
     assert parse({"parameters": "7000000000"}).parameters == 7e9
     assert parse({"parameters": "1.5T"}).parameters == 1.5e12

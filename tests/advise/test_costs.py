@@ -86,6 +86,14 @@ def test_a_run_on_this_machine_costs_its_electricity_and_no_rent() -> None:
 
 
 @pytest.mark.usefixtures("no_planner")
+def test_two_epochs_against_forgetting_cost_two_thirds_of_three() -> None:
+    usual, keeping = bill()["training"], bill(keeps_general=True)["training"]
+    assert usual.usd is not None and keeping.usd == pytest.approx(2 / 3 * usual.usd)
+    assert "× 3 epochs)" in usual.how and "× 2 epochs)" in keeping.how
+    assert keeping.how.startswith("1,500,000 tokens")
+
+
+@pytest.mark.usefixtures("no_planner")
 def test_a_card_without_a_price_says_so() -> None:
     case = sized(parse({"parameters": 7e9, "gpu": "RTX 5090 32GB"}))
     line = costs.bill(recommend.recommend(case))[0]

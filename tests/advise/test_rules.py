@@ -130,6 +130,10 @@ def test_d5_turns_at_the_training_that_is_saved() -> None:
 def test_a9_needs_full_for_each_of_its_cases(fields: dict[str, Any]) -> None:
     assert answer("A9", **fields).approach is Approach.FULL
     assert answer("A9").approach is Approach.PEFT
+    is_of_size = "parameters" in fields
+    assert answer("A9", **fields).rests_on == (("A8",) if is_of_size else ())
+    both = answer("A9", parameters=0.9e9, goal="new tokens", domain_shift="far")
+    assert both.rests_on == (), "another reason stands where that of the size falls"
 
 
 def test_lora_without_regret_turns_where_the_capacity_ends() -> None:

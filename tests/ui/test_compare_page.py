@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,22 @@ def test_reasons_beyond_six_are_counted(
     compare_verdict._terms(terms, shown)
     assert screen.texts("caption") == ["EQUAL TERMS", *rest]
     assert sum(":red[" in text for text in screen.texts("markdown")) == 6
+
+
+def test_a_chat_needs_a_run_with_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = three()
+    for run in runs[1:]:
+        shutil.rmtree(run.artifact)
+    switched: list[dict[str, str]] = []
+    monkeypatch.setattr(compare_runs.links, "switch", lambda name, query: switched.append(query))
+    for those, is_disabled in ((runs[:2], False), (runs[1:], True)):
+        screen = Screen("compare.chat", **{"compare.runs": []})
+        monkeypatch.setattr(compare_runs, "st", screen)
+        compare_runs.actions(screen, runs, contestants(those))  # type: ignore[arg-type]
+        (button,) = [named for named in screen.named("button") if named["key"] == "compare.chat"]
+        assert button["disabled"] == is_disabled
+    (base,) = {index.entry(run).model for run in runs}
+    assert switched[0] == {"models": f"base:{base},run:{runs[0].id}"}, "what has a result"
 
 
 def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:

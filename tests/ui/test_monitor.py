@@ -119,6 +119,37 @@ def test_a_run_that_waits_says_its_place_from_one_on(screen: Screen) -> None:
     assert about == [f"number {place} in the queue" for place in (1, 2, 3)]
 
 
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("failed", "error"), ("crashed", "error"), ("stalled", "error"), ("stopped", "warning"),
+        ("cancelled", "warning"), ("queued", "warning"),
+    ],
+)  # fmt: skip
+def test_what_a_person_did_is_a_warning_and_what_went_wrong_an_error(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, state: str, kind: str
+) -> None:
+    run = make_run(1, result={"state": "done"})
+    monkeypatch.setattr(
+        monitor_view, "status", lambda run: Status(state, message="It *said*.", hint="Do.")
+    )
+    monkeypatch.setattr(monitor_view, "_phases", lambda run: None)
+    monitor_view.state(run)
+    assert screen.texts("error", "warning") == screen.texts(kind) == ["It *said*.\n\nDo."]
+
+
+@pytest.mark.parametrize(
+    ("is_active", "says"), [(True, "has cost so far: "), (False, "has cost: ")]
+)
+def test_a_run_has_cost_so_far_until_it_ends(screen: Screen, is_active: bool, says: str) -> None:
+    run = make_run(1, **({} if is_active else {"result": {"state": "done"}}))
+    if is_active:
+        process.register(run, os.getpid())
+    write(run, train(1, seconds=1.0))
+    monitor_view.figures(run)
+    assert says in screen.texts("caption")[-1]
+
+
 def test_a_stop_is_no_error(screen: Screen) -> None:
     monitor_view.state(make_run(1, result={"state": "stopped", "message": "As asked."}))
     assert screen.texts("error") == [] and "As asked." in screen.texts("warning")[0]
