@@ -178,6 +178,19 @@ def test_reasons_beyond_six_are_counted(
     assert sum(":red[" in text for text in screen.texts("markdown")) == 6
 
 
+def test_runs_are_compared_once_each_and_as_many_as_can_be_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, screen = three(), Screen()
+    monkeypatch.setattr(compare_runs, "st", screen)
+    monkeypatch.setattr(compare_runs, "MAX_RUNS", 2)
+    named = [runs[0].id, runs[0].id, "20200101-000000-lora-*gone*", runs[2].id, runs[1].id]
+    screen.query_params["runs"] = ",".join(named)
+    assert compare_runs.chosen() == [runs[0], runs[2]]
+    assert "~~20200101-000000-lora-*gone*~~ no longer exists" in screen.texts("markdown")[0]
+    assert screen.texts("warning") == ["3 runs are named; the first 2 are shown."]
+
+
 def test_a_chat_needs_a_run_with_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = three()
     for run in runs[1:]:

@@ -11,6 +11,7 @@ import pytest
 from lab import formatting
 from lab.atomic_files import write_json
 from lab.data import catalog
+from lab.data.hub import FetchState
 from lab.data.preview_types import (
     BatchRow,
     DatasetPreview,
@@ -89,6 +90,38 @@ def test_a_token_is_given_once_and_taken_back_with_an_emptied_field(
     screen.calls.clear()
     hub_fields.token_field("builtin:persona-chats", "/home/me/model")
     assert screen.calls == [], "nothing of the hub is meant"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_here", "buttons", "error"),
+    [
+        ("", False, 1, []),
+        ("", True, 0, []),
+        ("failed", False, 1, ["The Hub said no. Ask later."]),
+    ],
+)
+def test_a_set_of_the_hub_is_fetched_by_its_button_alone(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch,
+    state: str, is_here: bool, buttons: int, error: list[str],
+) -> None:  # fmt: skip
+    hub_id = hub_fields.hub.parse("org/chats")
+    if is_here:
+        hub_id.file.parent.mkdir(parents=True)
+        hub_id.file.write_text("{}")
+    begun: list[str] = []
+    monkeypatch.setattr(
+        hub_fields.hub, "state_of",
+        lambda wanted: FetchState(state, message="The Hub said no.", hint="Ask later."),
+    )  # fmt: skip
+    monkeypatch.setattr(hub_fields.hub, "start_fetch", lambda wanted: begun.append(str(wanted)))
+    hub_fields.fetch_panel("org/chats")
+    assert (len(screen.named("button")), screen.texts("error"), begun) == (buttons, error, [])
+    screen.pressed = ("data.fetch",)
+    hub_fields.fetch_panel("org/chats")
+    assert begun == ["org/chats"] * buttons
+    screen.calls.clear()
+    hub_fields.fetch_panel("builtin:persona-chats")
+    assert screen.calls == [], "it comes with the lab"
 
 
 def test_the_upload_that_is_shown_is_the_one_that_is_removed(screen: Screen) -> None:

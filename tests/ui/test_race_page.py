@@ -254,6 +254,27 @@ def test_a_ready_race_is_that_race_as_long_as_its_contestants_are_the_same(
     assert changed.ready == "", "its evidence would be taken for that of the ready race"
 
 
+def test_each_contestant_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(race_form, "st", SimpleNamespace(session_state=session))
+    racing = [
+        RaceContestant("", "lora", {"method.rank": rank, "train.learning_rate": rate})
+        for rank, rate in ((8, "auto"), (16, "auto"), (16, 3e-4), (16, 3e-4))
+    ]
+    race_form.fill({}, racing, Budget("seconds", 180.0), 2, 3)
+    assert [each.name for each in race_form.contestants()] == [
+        "LoRA r8", "LoRA r16", "LoRA r16 at 3e-4", "LoRA r16 at 3e-4 (2)",
+    ]  # fmt: skip
+    settings = [each.settings for each in race_form.contestants()]
+    assert settings[0] == {"method.rank": 8}, "auto is the default of the method"
+    assert settings[2] == {"method.rank": 16, "train.learning_rate": 3e-4}
+    assert session["race.budget.seconds"] == 3.0, "the field counts minutes"
+    assert race_form.budget() == Budget("seconds", 180.0)
+    race_form.remove_row(1)
+    race_form.add_row()
+    assert race_form.contestants()[-1].method == "full", "one that does not race yet"
+
+
 @pytest.mark.parametrize(
     ("status", "more", "says"),
     [
