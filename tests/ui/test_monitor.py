@@ -334,6 +334,22 @@ def test_a_gain_is_said_with_its_sign_and_per_cent(base: float, last: float, tex
     assert end_card.change_in_words(base, last) == text
 
 
+def test_a_run_is_compared_with_the_newest_that_did_the_same(screen: Screen) -> None:
+    def run_of(number: int, state: str = "done", dataset: str = "a.jsonl", **labels: Any) -> RunDir:
+        run = make_run(number, result={"state": state})
+        spec = {"v": 1, "model": "org/a", "method": {"name": "lora"}, "data": {"dataset": dataset}}
+        write_json(run.spec, spec)
+        write_json(run.labels, labels)
+        return run
+
+    run, older, newer = run_of(1), run_of(2), run_of(3)
+    run_of(4, archived=True)
+    run_of(5, "failed")
+    run_of(6, dataset="b.jsonl")
+    assert end_card.partner(index.entry(run)) == [newer.id]
+    assert end_card.partner(index.entry(newer)) == [older.id], "another one than itself"
+
+
 def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> None:
     run = make_run(1, result={"state": "done", "summary": {"step": 2, "seconds": 95.0}})
     write(
