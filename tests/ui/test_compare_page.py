@@ -427,11 +427,11 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in text
     assert "same top token 99.8 %" in text and "No [rows]." in text
     assert "of the length of all updates" not in text, "It holds what 90 % of the energy is."
-    of_full = dataclasses.replace(outcome, fidelity=0.31)
+    of_full = dataclasses.replace(outcome, fidelity=0.92)  # its square is of the energy
     write_json(convert.job_file(run), dataclasses.asdict(JobRecord(finish="done",
                result=dataclasses.asdict(of_full))))  # fmt: skip
     at = open_page("compare", runs=run.id, tab="Rank")
-    assert "The LoRA holds 31 % of the length of all updates: embeddings" in words(at)
+    assert "The LoRA holds 92 % of the length of all updates: embeddings" in words(at)
     started: list[tuple[str, float]] = []
     monkeypatch.setattr(convert, "start", lambda run, energy: started.append((run.id, energy)))
     at.number_input(key="compare.rank.energy").set_value(0.8)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab import methods, presets
+from lab import formatting, methods, presets
 from lab.atomic_files import write_json
 from lab.errors import LabError
 from lab.forecasts import StepSettings
@@ -143,6 +143,22 @@ def test_two_methods_share_everything_but_method_and_rate(screen: Screen) -> Non
                                        second | {"train": {"learning_rate": "auto"}}]).startswith(
         "**LoRA r16** against **Full fine\\-tuning**"
     )  # fmt: skip
+
+
+def test_a_side_of_a_pair_cannot_be_the_method_of_the_other(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen.columns = lambda count, gap: [screen] * count  # type: ignore[attr-defined]
+    monkeypatch.setattr(method_card, "_options", lambda method: None)
+    form.load(RunSpec())
+    method_card.fill_pair(presets.PAIRS[0])
+    method_card._pair()
+    lists = [args[1] for kind, args, _ in screen.calls if kind == "selectbox"]
+    first, second = presets.PAIRS[0].methods
+    assert [set(methods.names()) - set(names) for names in lists] == [{second}, {first}]
+    helps = [named["help"] for named in screen.named("text_input")]
+    for text, name in zip(helps, (first, second), strict=True):
+        assert formatting.rate(methods.get(name).default_lr) in text, "auto is this method's"
 
 
 def test_all_problems_are_counted_and_the_first_is_named(screen: Screen) -> None:
