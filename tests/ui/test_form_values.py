@@ -155,7 +155,9 @@ def test_a_side_of_a_pair_cannot_be_the_method_of_the_other(
     method_card._pair()
     lists = [args[1] for kind, args, _ in screen.calls if kind == "selectbox"]
     first, second = presets.PAIRS[0].methods
-    assert [set(methods.names()) - set(names) for names in lists] == [{second}, {first}]
+    assert first in lists[0] and second not in lists[0]
+    assert second in lists[1] and first not in lists[1]
+    assert len(lists[0]) == len(lists[1]) > 10, "any other method can be chosen"
     helps = [named["help"] for named in screen.named("text_input")]
     for text, name in zip(helps, (first, second), strict=True):
         assert formatting.rate(methods.get(name).default_lr) in text, "auto is this method's"

@@ -322,8 +322,8 @@ def test_a_result_is_called_verified_only_if_it_was_read_back_as_equal(
     for module in (results_view, results_view.downloads):
         monkeypatch.setattr(module, "st", screen)
     results_view._result(run)
-    told = [text for text in screen.texts("caption") if "Read back" in text]
-    assert [text.startswith(says) for text in told] == ([True] if says else [])
+    captions = [text for text in screen.texts("caption") if "Read back" in text]
+    assert [text.startswith(says) for text in captions] == ([True] if says else [])
 
 
 def test_only_results_of_the_same_base_can_be_combined(monkeypatch: pytest.MonkeyPatch) -> None:
