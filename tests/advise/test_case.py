@@ -120,8 +120,9 @@ def test_the_memory_of_this_machine_is_what_its_largest_gpu_has(
 def test_the_nearest_config_and_card() -> None:
     assert nearest_config(7e9).name == "Mistral-7B-v0.1"
     assert nearest_config(1e12).name == "Llama-3-70B"
-    assert nearest_config(5.2e9).name == "Qwen3-4B", "1.3 times as many, not 1.4 times as few"
-    assert nearest_config(45e9).name == "CodeLlama-34B"
+    # by the ratio: 7.2 B are 1.32 times as many, and 5.5 B are 1.37 times 4 B
+    assert nearest_config(5.5e9).name == "Mistral-7B-v0.1"
+    assert nearest_config(50e9).name == "Llama-3-70B"
     case = parse({"parameters": 7e9, "gpu_gb": 24})
     assert model_of(case) == "config:Mistral-7B-v0.1"
     card = card_of(case)
