@@ -107,7 +107,9 @@ def test_what_adds_more_than_a_product_has_no_factors() -> None:
     assert dict(_factors(peft.get_peft_model(tiny.make_model("llama"), config))) == {}
 
 
-def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
+def test_two_runs_are_measured_and_compared(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
     full, lora = trained
     report = measure.measure(lora, full)
     assert report.rank == 16 and 1 <= report.needed <= 16
@@ -127,6 +129,10 @@ def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
     assert list(itself.similarity.values()) == pytest.approx([1.0] * 14, abs=1e-4)
     whole = measure.measure(full)
     assert whole.rank > 16, "full fine-tuning is not held to a rank"
+    assert report.intruders is None, "they were not looked for"
+    monkeypatch.setattr(measure, "count_intruders", lambda base, delta: 2)
+    counted = measure.measure(lora, intruders=True)
+    assert counted.intruders == 2 * len(report.matrices), "of all matrices together"
 
 
 def test_the_report_is_kept_and_its_progress_told(
