@@ -122,6 +122,7 @@ def test_two_runs_are_measured_and_compared(
         report.similarity, abs=1e-4
     ), "of both, the directions that hold this share"
     half = measure.measure(lora, energy=0.5)
+    assert half.needed == 1 + sum(share < 0.5 for share in half.energy) < report.needed
     pairs = list(zip(half.matrices, report.matrices, strict=True))
     assert all(less.needed <= more.needed for less, more in pairs)
     assert any(less.needed < more.needed for less, more in pairs), "of each matrix, too"
