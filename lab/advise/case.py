@@ -209,9 +209,11 @@ def _in_our_words(key: str, item: Any) -> Any:
     """A value by the word that the fields take: "Behavior" → "behaviour", "7B" → 7e9."""
     if key == "parameters" and isinstance(item, str):
         match = BILLIONS.fullmatch(item)
-        return float(match[1]) * SCALES[(match[2] or "").lower() or "k"] / (
-            1 if match[2] else 1e3
-        ) if match else item  # fmt: skip
+        if match is None:
+            return item
+        if match[2]:
+            return float(match[1]) * SCALES[match[2].lower()]
+        item = float(match[1])  # as the number would be taken
     is_number = isinstance(item, (int, float)) and not isinstance(item, bool)
     if key == "parameters" and is_number and 0 < item < MAX_BILLIONS:
         return item * 1e9  # nobody means a model of seven parameters

@@ -67,8 +67,8 @@ def _terms(terms: EqualTerms, shown: list[Contestant]) -> None:
     st.markdown(f"### :material/{icon}: {terms.title}")
     for reason in terms.unequal[:REASONS]:
         st.markdown(f":red[:material/close: {reason}]")
-    if len(terms.unequal) > REASONS:
-        st.caption(f"and {len(terms.unequal) - REASONS} more reasons")
+    if rest := len(terms.unequal[REASONS:]):
+        st.caption("and 1 more reason" if rest == 1 else f"and {rest} more reasons")
     remarks = [remark for remark in terms.remarks if "not tuned" not in remark]
     text = " ".join(part for part in [terms.same, *remarks] if part)
     if not terms.is_tuned:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from lab import host
 from lab.advise.case import (
     AdviceCase,
     card_of,
+    device_in_words,
     device_of,
     model_of,
     nearest_config,
@@ -36,9 +38,14 @@ def test_values_by_other_words() -> None:
     assert (case.tasks, case.complexity, case.error_price) == (2, "simple", "high")
     assert case.gpu == "RTX 4090 24GB" and case.memory_gb == 24
     assert parse({"domain_shift": 0.7}).domain_shift == "far"
+    shifts = {False: "near", True: "far", 0.49: "near", 0.5: "far"}
+    assert {given: parse({"domain_shift": given}).domain_shift for given in shifts} == shifts
     assert parse({"parameters": "135m"}).parameters == 135e6
-    assert parse({"gpu": "this machine"}).is_here
-    assert parse({"parameters": 7}).parameters == 7e9
+    for here in ("this machine", "Here", " local "):
+        assert parse({"gpu": here}).is_here, here
+    assert parse({"parameters": 7}).parameters == parse({"parameters": " 7 "}).parameters == 7e9
+    assert parse({"parameters": "7000000000"}).parameters == 7e9
+    assert parse({"parameters": "1.5T"}).parameters == 1.5e12
     assert parse({"gpu": "rtx 4090"}).gpu == "RTX 4090 24GB"
     assert parse({"tasks": ["sort", "answer"]}).tasks == 2
     assert parse({"error_price": "none"}).error_price is None
@@ -96,9 +103,26 @@ def test_nonsense_is_refused_in_words_and_never_raises_anything_else() -> None:
             parse(value)
 
 
+@pytest.mark.parametrize(("name", "label"), [("NVIDIA GeForce RTX 3090", 24.0), ("Other", 25.0)])
+def test_the_memory_of_this_machine_is_what_its_largest_gpu_has(
+    monkeypatch: pytest.MonkeyPatch, name: str, label: float
+) -> None:
+    small = host.HostGpu(0, "GPU-a", "NVIDIA A2", 16_000_000_000, 15_000_000_000, "1")
+    large = host.HostGpu(1, "GPU-b", name, 25_300_000_000, 1_000_000_000, "1")
+    monkeypatch.setattr(host, "gpus", lambda: [small, large])
+    assert parse({}).memory_gb == label, "not what is free of it at the moment"
+    assert device_of(parse({})) == {"kind": "cuda"} and device_in_words(parse({})) == name
+    monkeypatch.setattr(host, "gpus", list)
+    assert parse({}).memory_gb == round(host.describe().memory_bytes / 1e9, 1)
+    assert device_of(parse({})) == {"kind": "cpu"}
+
+
 def test_the_nearest_config_and_card() -> None:
     assert nearest_config(7e9).name == "Mistral-7B-v0.1"
     assert nearest_config(1e12).name == "Llama-3-70B"
+    # by the ratio: 7.2 B are 1.32 times as many, and 5.5 B are 1.37 times 4 B
+    assert nearest_config(5.5e9).name == "Mistral-7B-v0.1"
+    assert nearest_config(50e9).name == "Llama-3-70B"
     case = parse({"parameters": 7e9, "gpu_gb": 24})
     assert model_of(case) == "config:Mistral-7B-v0.1"
     card = card_of(case)

@@ -67,6 +67,33 @@ def test_contradictions_are_computed_from_printed_numbers_alone() -> None:
     assert b10.value == "7B, 24 GB, simple, several tasks: LoRA r8"
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("claim_id", "here"),
+    [
+        ("A2", {"70B": 840.0}),  # the low end: 12 bytes
+        ("A4", {"0.5 B × 70 B": 35.0}),
+        ("C2", {"full": 98.0, "LoRA's gradients": 0.034, "LoRA's optimizer": 0.067}),
+        ("C4", {"least in all": 7.9, "most in all": 8.9, "adapters": 0.08}),
+        ("C24", {"7B full": 98.0, "7B LoRA": 17.5, "7B QLoRA": 4.2}),
+        ("D2", {"memory in D1": 2.404, "time in D1": 2.422, "memory": 3.75, "time": 1.3}),
+        ("C10", {"alpha / r of the lab's default": 2.0}),
+        ("C6", {"share": 100 * 0.04 / 7}),
+        ("C23", {"time of a step": 1.3}),
+    ],
+)
+def test_the_sums_of_a_claim_by_hand(claim_id: str, here: dict[str, float]) -> None:
+    """From printed numbers, and from the table that stands for the planner here."""
+    values = {figure.title: figure.value for figure in findings.find(claim_id).figures}
+    assert {title: values[title] for title in here} == pytest.approx(here, rel=0.02)
+
+
+@pytest.mark.usefixtures("quick")
+def test_checkpoints_of_a_full_run_hold_the_state_of_its_optimizer() -> None:
+    note = findings.find("C13").note
+    assert note.startswith("5 checkpoints of a 7B full run take 3 GB of disk (0.6 GB each")
+
+
 def test_counts_are_those_of_the_model_on_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The printed counts that no formula gives, as the planner answers, in this process: one of its
     own would take longer to start than all three models."""

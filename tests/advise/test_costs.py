@@ -46,6 +46,8 @@ def test_prices_of_ones_own_come_first_and_keep_their_date() -> None:
     assert before is not None and after.usd == pytest.approx(2 * before)
     assert "2026-12-01" in after.how
     prices.keep("storage", 0.046, "2026-12-01")
+    prices.keep("A100 80GB", 9.0, "2026-12-02")
+    assert bill()["training"].usd == after.usd, "another price leaves this one as it was set"
     assert bill()["checkpoints"].usd == pytest.approx(2 * 5 * 0.58 * 0.023)
     assert prices.shipped().storage.usd == 0.023, "the shipped file stays as it is"
 
@@ -71,6 +73,24 @@ def test_damaged_prices_are_passed_over() -> None:
     stored = {"cards": {"T4 16GB": {"usd": "x"}, "A100 80GB": 3}, "storage": {"usd": 1e99}}
     prices.file().write_text(json.dumps(stored))
     assert prices.current() == prices.shipped()
+
+
+@pytest.mark.usefixtures("no_planner")
+def test_a_run_on_this_machine_costs_its_electricity_and_no_rent() -> None:
+    prices.keep("electricity", 0.5, "2026-12-01")
+    case = sized(parse({"parameters": 7e9, "examples": 3000}))
+    line = costs.bill(recommend.recommend(case))[0]
+    energy_kwh = 3000 * 250 * 3 / 1e6 * 30 / 1000  # 30 Wh a million tokens
+    assert line.usd == pytest.approx(energy_kwh * 0.5)
+    assert "0.5 USD a kWh (2026-12-01)" in line.how
+
+
+@pytest.mark.usefixtures("no_planner")
+def test_two_epochs_against_forgetting_cost_two_thirds_of_three() -> None:
+    usual, keeping = bill()["training"], bill(keeps_general=True)["training"]
+    assert usual.usd is not None and keeping.usd == pytest.approx(2 / 3 * usual.usd)
+    assert "× 3 epochs)" in usual.how and "× 2 epochs)" in keeping.how
+    assert keeping.how.startswith("1,500,000 tokens")
 
 
 @pytest.mark.usefixtures("no_planner")
@@ -139,6 +159,8 @@ def test_worth_knowing() -> None:
     full = {"method": {"name": "full"}, "data": {"general_fraction": 0.1}}
     assert about(**full, train={"learning_rate": 1e-3}) == {"rate"}
     assert about(**full, train={"learning_rate": 2e-5}) == set()
+    assert about(method={"name": "lora"}, train={"learning_rate": 1e-3}) == set(), "of full alone"
+    assert about(method={**lora, "use_rslora": True}) == set(), "it scales by the root of the rank"
     assert about(method="nonsense") == about() == set()
     pair = [{"method": {"name": name}, "train": {"max_steps": 60}} for name in "full lora".split()]
     assert [each.claim for each in worth_knowing.of_pair(pair)] == ["C23"]
@@ -151,6 +173,8 @@ def test_worth_knowing() -> None:
         )]  # fmt: skip
         assert [f"at equal {unit}," in text for text in texts] == ([True] if unit else [])
     assert worth_knowing.of_pair(pair[:1]) == []
+    (half,) = worth_knowing.of_pair([pair[0] | {"train": {"max_seconds": 60.0}}, pair[1]])
+    assert "at equal epochs," in half.text, "a limit of one of them makes no equal terms"
     assert worth_knowing.of_result("lora") and not worth_knowing.of_result("full")
     assert Approach.LORA.in_words == "LoRA"
 

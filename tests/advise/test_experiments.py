@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab import process
 from lab.advise import claims, experiment_judges, experiments, findings
 from lab.advise.claims import Basis, Ruling
 from lab.atomic_files import read_object
 from lab.checked_run import CheckedRun
 from lab.compare import ready_races
+from lab.errors import LabError
+from lab.forecasts import Forecast, MemoryForecast, RuntimeForecast
 from lab.paths import RunDir
 from lab.preflight import same_commits
-from lab.runs import index
+from lab.runs import actions, index
 from lab.runs.status import status
 from tests.advise.test_claims import quick  # noqa: F401
+from tests.compare.recorded import record
 
 
 def as_experiment(runs: list[RunDir], name: str, time: str = "20261126-080000") -> None:
@@ -95,6 +100,52 @@ def test_clicks_at_once_start_it_once(make_spec: Any, monkeypatch: pytest.Monkey
     assert len(index.entries()) == 4 and again != pairs[0], "what was stopped can be begun again"
 
 
+def test_a_run_that_cannot_be_set_up_leaves_no_half_of_a_pair(
+    make_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.answers import checked
+
+    answer, create = checked(make_spec("lora")), actions.create_run_dir
+
+    def create_one(each: CheckedRun) -> RunDir:
+        if index.entries():
+            raise LabError("The disk is full.", "Delete something.")
+        return create(each)
+
+    monkeypatch.setattr(same_commits, "check", lambda spec, first: answer)
+    monkeypatch.setattr(actions, "create_run_dir", create_one)
+    with pytest.raises(LabError, match="The disk is full"):
+        experiments.start(experiments.named("targets"))
+    assert index.entries() == []
+
+
+def test_a_stopped_test_saves_nothing_of_the_run_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = [record("aaaa"), record("bbbb", state=None)]
+    as_experiment(runs, "targets")
+    process.register(runs[1], os.getpid())
+    commands: list[tuple[str, str]] = []
+    monkeypatch.setattr(actions, "command", lambda run, name: commands.append((run.id, name)))
+    experiments.stop(experiments.named("targets"))
+    assert commands == [(runs[1].id, "cancel")]
+
+
+def test_the_forecast_is_of_both_runs_and_none_where_one_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment, left = experiments.named("targets"), [60.0, 90.0]
+
+    def estimate(spec: dict[str, Any], **options: Any) -> Forecast:
+        runtime = RuntimeForecast(seconds=left.pop()) if left else None
+        return Forecast(MemoryForecast(), runtime=runtime)
+
+    monkeypatch.setattr(experiments.planner, "estimate", estimate)
+    assert experiments.forecast_s(experiment) == 150.0
+    left.append(60.0)
+    assert experiments.forecast_s(experiment) is None, "half of a forecast is none"
+
+
 def test_targets_by_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     claim, runs = claims.get("C11"), [RunDir(Path("a")), RunDir(Path("b"))]
     for losses, kind in (
@@ -128,17 +179,90 @@ def test_the_spectrum_predicts_whether_the_low_rank_is_enough(
         # B A is diagonal: `needed` equal singular values and nothing else
         b_OR = np.eye(100, rank, dtype=np.float32)
         a_RI = np.eye(rank, 80, dtype=np.float32) * (np.arange(rank) < needed)[:, None]
-        name = "model.layers.0.q_proj.lora_{}.weight"
-        save_file(
-            {name.format("A"): a_RI, name.format("B"): b_OR},
-            run.artifact / "adapter_model.safetensors",
-        )
+        name = "model.layers.{}.q_proj.lora_{}.weight"
+        unit_RI = np.eye(rank, 80, dtype=np.float32) * (np.arange(rank) < 1)[:, None]
+        matrices = {name.format(0, "A"): unit_RI, name.format(0, "B"): b_OR * 1e-3}
+        matrices |= {name.format(1, "A"): a_RI, name.format(1, "B"): b_OR}
+        save_file(matrices, run.artifact / "adapter_model.safetensors")
     given = dict(zip("ab", losses, strict=True))
     monkeypatch.setattr(experiment_judges, "_final_loss", lambda run: given[run.id])
     finding = experiment_judges.spectra(claims.get("C12"), *runs)
     count = int(np.ceil(0.95 * needed))
     assert finding.value.startswith(f"{count} of 64 singular values hold 95% of the update; rank 8")
     assert finding.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "verdict"),
+    [
+        ((2.6, 2.5), (2.2, 2.4), "confirmed with one seed"),  # LoRA leads first, then full
+        ((2.5, 2.6), (2.4, 2.2), "off with one seed: the same one leads at both"),
+        ((2.6, 2.5), (2.4, 2.2), "off with one seed: the same one leads at both"),
+        ((2.5, 2.5), (2.2, 2.4), "open no difference shown"),
+        ((2.6, 2.5), (2.2, 2.203), "open no difference shown"),
+    ],
+)
+def test_who_leads_early_and_late(
+    early: tuple[float, float], late: tuple[float, float], verdict: str
+) -> None:
+    full, lora = (
+        record(name, losses=[3.0] * 29 + [first, last])
+        for name, first, last in zip(("full", "lora"), early, late, strict=True)
+    )
+    finding = experiment_judges.early_and_late(claims.get("D4"), full, lora)
+    assert finding.verdict == verdict
+    assert finding.value == (
+        f"step 30: full {early[0]:.3f}, LoRA {early[1]:.3f}; "
+        f"step 31: full {late[0]:.3f}, LoRA {late[1]:.3f}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lora", "kind"), [(2.05, Ruling.CONFIRMED), (2.08, Ruling.OFF), (1.5, Ruling.CONFIRMED)]
+)
+def test_lora_may_be_worse_by_three_per_cent_and_better_by_any(lora: float, kind: Ruling) -> None:
+    runs = record("full", losses=[2.0]), record("lora", losses=[lora])
+    finding = experiment_judges.within_percents(claims.get("B12"), *runs)
+    assert finding.kind is kind and finding.how is Basis.MEASURED
+
+
+@pytest.mark.parametrize(
+    ("claim_id", "full", "lora", "verdict"),
+    [
+        ("A10", {"losses": [2.1]}, {"losses": [2.0]}, "confirmed with one seed"),
+        ("A10", {"losses": [2.0]}, {"losses": [2.1]}, "off with one seed"),
+        ("A5", {"rise": 0.3}, {"rise": 0.1}, "confirmed with one seed"),
+        ("C20", {"rise": 0.1}, {"rise": 0.3}, "off with one seed"),
+        ("A5", {"rise": 0.1}, {"rise": 0.104}, "open no difference shown"),
+    ],
+)
+def test_the_lower_of_two_figures_decides(
+    claim_id: str, full: dict[str, Any], lora: dict[str, Any], verdict: str
+) -> None:
+    judge = experiments.named("full-lora").judges[claim_id]
+    finding = judge(claims.get(claim_id), record("full", **full), record("lora", **lora))
+    assert finding.verdict == verdict
+
+
+def test_time_and_memory_are_ratios_of_the_first_run_to_the_second() -> None:
+    full = record("full", seconds=240.0, tokens=2000, peak=6e9)
+    lora = record("lora", seconds=100.0, tokens=2000, peak=3e9)
+    memory, time = experiment_judges.ratio_of_full(claims.get("D1"), full, lora).figures
+    assert (memory.value, time.value) == pytest.approx((2.0, 2.4))
+    off, on = record("off", seconds=100.0), record("on", seconds=130.0)
+    finding = experiment_judges.slower(claims.get("C5"), off, on)
+    assert finding.figures[0].value == pytest.approx(30.0), "per cent more time a token"
+    assert finding.kind is Ruling.CONFIRMED, "20 to 40 % are printed"
+
+
+def test_a_run_without_the_figure_is_told_and_judged_by_nothing() -> None:
+    run = record("lora")
+    with pytest.raises(LabError, match="has no forgetting probe"):
+        experiment_judges.forgetting(claims.get("A5"), run, run)
+    with pytest.raises(LabError, match="was not evaluated twice"):
+        experiment_judges.early_and_late(claims.get("D4"), run, run)
+    with pytest.raises(LabError, match="has no adapter"):
+        experiment_judges.spectra(claims.get("C12"), run, run)
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -57,6 +58,14 @@ def test_cards_and_the_smallest() -> None:
     assert hardware.cheapest(list(rows.values())) == f"{least[1]}: {least[0]:.2f} USD"
 
 
+def test_a_card_holds_what_a_run_may_take_of_it_and_not_what_the_box_says() -> None:
+    case = sized(parse({"parameters": 7e9, "gpu": "RTX 4090 24GB"}))
+    lora = dataclasses.replace(forecast_option(case, Approach.LORA), need_bytes=23_500_000_000)
+    rows = {row.card.name: row for row in hardware.cards(lora, case)}
+    assert rows["RTX 4090 24GB"].holds and not rows["A10 24GB"].holds, "24 GB with ECC are 23.2"
+    assert rows["A10 24GB"].hours is None and rows["A10 24GB"].usd is None
+
+
 def test_a_gigabyte_less(monkeypatch: pytest.MonkeyPatch) -> None:
     case = sized(parse({"parameters": 7e9, "gpu": "RTX 4090 24GB"}))
     lora = forecast_option(case, Approach.LORA)  # 4 rows: 19 GB
@@ -64,7 +73,15 @@ def test_a_gigabyte_less(monkeypatch: pytest.MonkeyPatch) -> None:
     tight = forecast_option(
         sized(parse({"parameters": 7e9, "gpu": "RTX 4080 16GB"})), Approach.LORA
     )
-    assert "does not fit any more" in hardware.one_gigabyte_less(case, tight)
+    less = hardware.one_gigabyte_less(case, tight)
+    assert "With 15.0 GB it does not fit any more" in less and "recomputed: QLoRA, a" in less
+    full, of_two_rows = (
+        forecast_option(sized(parse({"parameters": 7e9, "gpu_gb": size})), Approach.FULL)
+        for size in (60, 61)
+    )
+    assert "recomputed: LoRA, a" in hardware.one_gigabyte_less(case, full), "full has LoRA below it"
+    less = hardware.one_gigabyte_less(case, of_two_rows)
+    assert less == "With 60.0 GB: 1 row a pass instead of 2."
 
     def refuse(spec: dict[str, Any], device: dict[str, Any]) -> Any:
         raise AssertionError("not asked")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lab import host
 from lab.advise import options, recommend, settings, shapes, would_change
 from lab.advise.case import AdviceCase, parse, sized
 from lab.advise.recommend import Recommendation
@@ -103,6 +104,7 @@ def test_settings_follow_their_claims() -> None:
         ),
         ({"budget_usd": 0.01}, Approach.LORA, "costs least of what fits"),
         ({"budget_usd": 0.01}, Approach.LORA, "more than the budget of 0.01 USD"),
+        ({"budget_usd": 0}, Approach.LORA, "more than the budget of 0.00 USD"),
         ({"examples": 10**6}, Approach.LORA, "That is 7 days"),
     ],
 )  # fmt: skip
@@ -151,6 +153,12 @@ def test_what_would_change_it_is_searched_for_and_true() -> None:
     )
 
 
+def test_another_memory_takes_the_place_of_a_card_that_is_named() -> None:
+    advised = advice(gpu="RTX 4090 24GB", gpu_gb=None, examples=3000)
+    change = next(change for change in advised.changes if change.field == "gpu_gb")
+    assert change.text == "down to 12 GB: QLoRA"
+
+
 def test_where_nothing_fits_the_change_is_what_does() -> None:
     advised = advice(gpu_gb=4)
     assert advised.chosen.fits is False
@@ -191,6 +199,64 @@ def test_evidence_takes_a_vote_away_and_is_named() -> None:
     large = advice(**(case | {"parameters": 7e9}))
     assert all(vote.refuted_by == "" for vote in large.votes), "135 M says little of 7 B"
     assert "A model of another size" in " ".join(reason.text for reason in large.reasons)
+
+
+def refuting(claim: str, base: str) -> None:
+    evidence.write(
+        Evidence(id=claim.lower(), base=base, verdicts={claim: ClaimVerdict("off", 0.0, "not so")})
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "parameters", "refuted"),
+    [
+        ("builtin:smollm2-135m-instruct", 5e8, "A10"),
+        ("builtin:smollm2-135m-instruct", 7e9, ""),
+        ("config:Llama-3.1-8B", 7e9, "A10"),
+        ("config:Llama-3.1-8B", 5e8, ""),
+    ],
+)
+def test_evidence_counts_for_models_of_about_its_size(
+    base: str, parameters: float, refuted: str
+) -> None:
+    refuting("A10", base)
+    votes = advice(parameters=parameters, examples=3000).votes
+    assert next(vote for vote in votes if vote.rules.claim == "A11").refuted_by == refuted
+
+
+def test_as_many_votes_on_both_sides_are_for_an_adapter() -> None:
+    case = {"gpu_gb": 80, "goal": "knowledge", "domain_shift": "far", "examples": 20_000}
+    refuting("E3", "config:Llama-3.1-8B")
+    advised = advice(**case)
+    assert "2 of the 4 rule sets that count here say PEFT" in advised.reasons[0].text
+    assert advised.approach is Approach.LORA
+    assert advice(**case, error_price="high").approach is Approach.FULL, "three against one"
+
+
+@pytest.mark.parametrize(
+    ("fields", "device"),
+    [
+        ({}, {"kind": "cuda"}),
+        ({"gpu_gb": None, "gpu": "V100 32GB"}, options.WITHOUT_BF16),
+        ({"gpu_gb": None}, {"kind": "cpu"}),
+    ],
+)
+def test_the_least_that_a_run_needs_is_one_row_with_every_layer_recomputed(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], device: dict[str, Any]
+) -> None:
+    asked_for: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    monkeypatch.setattr(host, "gpus", list)
+
+    def estimate(spec: dict[str, Any], device: dict[str, Any]) -> Forecast:
+        asked_for.append((spec["train"], device))
+        return forecast_of(spec, device)
+
+    monkeypatch.setattr(options, "estimate", estimate)
+    case = sized(parse({"parameters": 7e9, "gpu_gb": 24, **fields}))
+    options.least_need(case, Approach.LORA)
+    ((train, where),) = asked_for
+    assert (train["batch_size"], train["activation_checkpointing"]) == (1, "on")
+    assert where == device
 
 
 def test_what_the_planner_refuses_is_a_reason_and_no_traceback(
@@ -237,6 +303,8 @@ def needs_in_proportion(
         ({"parameters": 13e9}, "down to a model of 7B: LoRA"),
         # 0.6 a billion: 70 B need 42.3, so that 34 B are the nearest that fit
         ({"parameters": 70e9}, "down to a model of 34B: QLoRA fits"),
+        # 70 B are nearer, but fit no better: what no longer fits is no recommendation
+        ({"parameters": 34e9}, "down to a model of 7B: LoRA"),
         # a model of its own: its size is what moves
         ({"model": "Llama-3.1-8B", "parameters": None}, "from a model of 13B on: QLoRA"),
         ({"parameters": 7e9, "gpu_gb": 1000}, None),

@@ -130,6 +130,10 @@ def test_d5_turns_at_the_training_that_is_saved() -> None:
 def test_a9_needs_full_for_each_of_its_cases(fields: dict[str, Any]) -> None:
     assert answer("A9", **fields).approach is Approach.FULL
     assert answer("A9").approach is Approach.PEFT
+    is_of_size = "parameters" in fields
+    assert answer("A9", **fields).rests_on == (("A8",) if is_of_size else ())
+    both = answer("A9", parameters=0.9e9, goal="new tokens", domain_shift="far")
+    assert both.rests_on == (), "another reason stands where that of the size falls"
 
 
 def test_lora_without_regret_turns_where_the_capacity_ends() -> None:
@@ -150,6 +154,8 @@ def test_lora_without_regret_turns_where_the_capacity_ends() -> None:
         ("Llama-3.2-3B", 16, ("q_proj", "v_proj"), 4_587_520),
         ("Llama-3.1-8B", 16, (), 41_943_040),
         ("gpt2", 8, ("c_attn",), 294_912),
+        # one matrix for q, k and v, and one for gate and up
+        ("Phi-3.5-mini-instruct", 16, (), 32 * 16 * (12_288 + 6144 + 19_456 + 11_264)),
     ],
 )
 def test_closed_forms_of_lora(name: str, rank: int, names: tuple[str, ...], count: int) -> None:

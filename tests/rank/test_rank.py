@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lab import paths
+from lab import paths, process
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
 from lab.evals import held_out
@@ -106,7 +107,9 @@ def test_what_adds_more_than_a_product_has_no_factors() -> None:
     assert dict(_factors(peft.get_peft_model(tiny.make_model("llama"), config))) == {}
 
 
-def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
+def test_two_runs_are_measured_and_compared(
+    trained: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
     full, lora = trained
     report = measure.measure(lora, full)
     assert report.rank == 16 and 1 <= report.needed <= 16
@@ -114,10 +117,23 @@ def test_two_runs_are_measured_and_compared(trained: list[RunDir]) -> None:
     assert report.energy[report.needed - 1] >= 0.95 > (report.energy[report.needed - 2])
     assert set(report.similarity) == {matrix.name for matrix in report.matrices}
     assert all(0 <= value <= 1 for value in report.similarity.values())
+    other_way = measure.measure(full, lora).similarity
+    assert {name: other_way[name] for name in report.similarity} == pytest.approx(
+        report.similarity, abs=1e-4
+    ), "of both, the directions that hold this share"
+    half = measure.measure(lora, energy=0.5)
+    assert half.needed == 1 + sum(share < 0.5 for share in half.energy) < report.needed
+    pairs = list(zip(half.matrices, report.matrices, strict=True))
+    assert all(less.needed <= more.needed for less, more in pairs)
+    assert any(less.needed < more.needed for less, more in pairs), "of each matrix, too"
     itself = measure.measure(lora, lora)
     assert list(itself.similarity.values()) == pytest.approx([1.0] * 14, abs=1e-4)
     whole = measure.measure(full)
     assert whole.rank > 16, "full fine-tuning is not held to a rank"
+    assert report.intruders is None, "they were not looked for"
+    monkeypatch.setattr(measure, "count_intruders", lambda base, delta: 2)
+    counted = measure.measure(lora, intruders=True)
+    assert counted.intruders == 2 * len(report.matrices), "of all matrices together"
 
 
 def test_the_report_is_kept_and_its_progress_told(
@@ -139,6 +155,24 @@ def test_the_report_is_kept_and_its_progress_told(
     assert json.loads(measure.file_of(lora).read_text())["needed"] == report.needed
     write_json(lora.artifact / "receipt.json", {"another": "result"})
     assert measure.look(lora) is None, "another result has another report"
+
+
+def test_each_pair_of_runs_has_a_report_of_its_own(trained: list[RunDir]) -> None:
+    full, lora = trained
+    files = {measure.file_of(*runs) for runs in ((full,), (lora,), (full, lora), (lora, full))}
+    assert len(files) == 4
+
+
+def test_a_process_that_is_gone_is_not_waited_for(trained: list[RunDir]) -> None:
+    _, lora = trained
+    file = measure.file_of(lora)
+    paths.make_folder(file.parent)
+    alive = process.identity(os.getpid()) or {}
+    for worker, is_running in ((alive, True), (alive | {"start": -1}, False), ({}, False)):
+        measure._write(file, RankProgress("decomposing", 3, "", worker))
+        progress = measure.look(lora)
+        assert (progress == RankProgress("decomposing", 3, "", worker)) == is_running
+        assert (progress is None) != is_running, "it can be begun again"
 
 
 def test_a_run_without_a_result_is_refused_in_words(trained: list[RunDir]) -> None:
@@ -189,7 +223,7 @@ def test_a_repair_is_a_new_proven_result_with_what_it_wins_and_gives_up(
         first = name.replace("lora_B", "lora_A")
         old, ours = before[name] @ before[first], after[name] @ after[first]
         if name in names:
-            assert float(ours.norm() / old.norm()) == pytest.approx(repair.STAYS, abs=0.01)
+            assert float(ours.norm() / old.norm()) == pytest.approx(0.75, abs=0.01)
         elif f"{name.removeprefix('base_model.model.')[:-14]}.weight" not in intruded:
             assert (ours - old).norm() <= 1e-5 * old.norm(), "the others stay as they were"
     rows = lab_json("evaluate", f"run:{lora.id}", f"run:{new.id}")["models"]
@@ -217,6 +251,15 @@ def test_what_cannot_be_repaired_says_why(
     with pytest.raises(LabError, match="no intruder dimension"):
         repair.repair(lora)
     assert len(paths.all_runs()) == 2, "nothing is written for nothing"
+    config = read_object(lora.artifact / "adapter_config.json") or {}
+    write_json(lora.artifact / "adapter_config.json", config | {"fan_in_fan_out": True})
+    with pytest.raises(LabError, match="stores its matrices the other way round"):
+        repair.start(lora)
+    write_json(lora.artifact / "adapter_config.json", config)
+    spec = read_object(lora.spec) or {}
+    write_json(lora.spec, spec | {"method": {"name": "qlora"}})
+    with pytest.raises(LabError, match="the matrices of its base are quantised"):
+        repair.repair(lora)
 
 
 def test_a_loss_that_cannot_be_measured_says_why_and_loses_no_result(

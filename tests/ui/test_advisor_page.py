@@ -165,6 +165,11 @@ def test_the_pair_is_on_equal_terms() -> None:
     assert first["data"] == second["data"] and first["model"] == second["model"]
     different = {key for key in first["train"] if first["train"][key] != second["train"].get(key)}
     assert different == {"learning_rate"}
+    fitting = [advice.options[each].spec["train"]["batch_size"] for each in (Approach.LORA,
+               Approach.FULL)]  # fmt: skip
+    rows = first["train"]["batch_size"]
+    assert rows == min(fitting) < max(fitting), "as many rows a pass as fit for both"
+    assert rows * first["train"]["gradient_accumulation_steps"] == 16
 
 
 def test_new_run_says_what_is_worth_knowing(open_page: Page) -> None:

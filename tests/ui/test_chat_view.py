@@ -7,6 +7,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat, Turn
 from lab.data import catalog
 from lab.errors import LabError
+from lab.hub.progress import DownloadForecast
 from lab.paths import RunDir
 from lab.ui import (
+    adapter_field,
     answer_details,
     chat_history,
     chat_panes,
@@ -83,6 +86,9 @@ def test_the_first_panes_are_the_base_and_the_newest_results_made_from_it(screen
     assert chat_panes.chosen(titles, None) == [f"run:{runs[1].id}"], "what is there of an address"
     screen.session_state["chat.models"] = []
     assert chat_panes.chosen(titles, None) == first
+    screen.query_params["models"] = ",".join(titles)
+    assert len(titles) > 4
+    assert chat_panes.chosen(titles, None) == list(titles)[:4], "a chat takes four at most"
 
 
 def test_a_checkpoint_of_a_run_without_a_result_is_linked_and_chosen(screen: Screen) -> None:
@@ -107,6 +113,81 @@ def test_a_checkpoint_of_a_run_without_a_result_is_linked_and_chosen(screen: Scr
     screen.session_state.clear()
     screen.query_params.clear()
     assert chat_panes.chosen(titles, chat) == names[1:], "Its conversation opens as well."
+
+
+def test_the_first_panes_are_of_one_base(screen: Screen) -> None:
+    first, _, third = (
+        result(number, f"run {number}", model=model)
+        for number, model in ((1, "org/b"), (2, "org/a"), (3, "org/b"))
+    )
+    names = ["base:org/b", f"run:{third.id}", f"run:{first.id}"]
+    assert chat_panes.chosen(chat_models.available(), None) == names
+
+
+def test_a_new_conversation_is_none_of_the_address_or_the_session(screen: Screen) -> None:
+    chat = chat_of({"base:org/a": Answer(text="x", finish="stop")})
+    chat_history.open_chat(chat.id)
+    assert screen.query_params["c"] == chat.id
+    screen.query_params.clear()  # another page had the address
+    assert chat_history.current() == chat and screen.query_params["c"] == chat.id
+    chat_history.close()
+    assert chat_history.current() is None and "c" not in screen.query_params
+
+
+def test_only_the_last_answer_can_be_given_again(screen: Screen) -> None:
+    name = "base:org/a"
+    chat = chat_of({name: Answer(text="x", finish="stop")})
+    chat.turns.append(Turn("And now?", {name: Answer(text="y", finish="stop")}))
+    for index, keys in ((0, ["more"]), (1, ["again", "more"])):
+        screen.calls.clear()
+        chat_turns._answer(chat, index, name)
+        assert [named["key"] for named in screen.named("button")] == [
+            f"chat.{key}.{index}.{name}" for key in keys
+        ], "what follows an earlier answer rests on it"
+
+
+def test_reset_forgets_every_setting(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "health", lambda: None)
+    chat_settings.settings(["base:x"], None)
+    defaults = dict(screen.session_state)
+    stored = {"seed": 7, "temperature": 0.5, "max_tokens": 400, "top_p": 0.9, "top_k": 5,
+              "repetition_penalty": 1.1, "stop": ["END"], "system_prompt": "Be brief."}  # fmt: skip
+    chat = Chat("c1", turns=[Turn("Hi", {}, stored)])
+    chat_settings.settings(["base:x"], chat)
+    screen.pressed = ("chat.reset",)
+    chat_settings.settings(["base:x"], chat)
+    screen.pressed = ()
+    chat_settings.settings(["base:x"], chat)
+    del screen.session_state["chat.settings_of"]
+    assert screen.session_state == defaults
+
+
+def test_an_adapter_brings_its_base_and_what_is_still_to_be_downloaded_of_both(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = SimpleNamespace(source="a", base="org/base", kind="LoraConfig", rank=8)
+    downloads = [DownloadForecast(bytes=20_000_000), DownloadForecast(bytes=3_000_000_000)]
+    monkeypatch.setattr(adapter_field.adapters, "find", lambda name: adapter)
+    monkeypatch.setattr(adapter_field.hub, "adapter_download", lambda source: downloads[0])
+    monkeypatch.setattr(adapter_field.catalog, "resolve", lambda name: name)
+    monkeypatch.setattr(adapter_field.hub, "download_size", lambda source: downloads[1])
+    monkeypatch.setattr(adapter_field.model_list, "is_cached", lambda name: name == "org/here")
+    assert not adapter_field.is_base("base:org/base")
+    job = adapter_field.AdapterJob("adapter:org/mine")
+    job.ask()
+    assert job.bytes_to_come == 3_020_000_000 and "3.02 GB to download" in adapter_field.facts(job)
+    assert adapter_field.is_base("base:org/base"), "that of an adapter which was looked up"
+    assert adapter_field.is_base("base:org/here#c0ffee")
+    assert not adapter_field.is_base("base:org/elsewhere") and not adapter_field.is_base("org/here")
+    monkeypatch.setattr(adapter_field, "st", screen)
+    monkeypatch.setattr(adapter_field, "fragment", lambda run_every: lambda draw: draw)
+    job.is_complete = True
+    screen.pressed = ("chat.adapter.add",)
+    added: list[list[str]] = []
+    for names in ([], ["base:org/base"]):
+        screen.session_state["chat.adapter.name"] = job.name
+        adapter_field._outcome(job, names, added.append)
+    assert added == [["base:org/base", "adapter:org/mine"], ["adapter:org/mine"]]
 
 
 def test_an_opened_conversation_brings_its_models(screen: Screen) -> None:

@@ -19,6 +19,7 @@ from tests.advise.conftest import no_shipped_evidence  # noqa: F401
 from tests.advise.test_claims import quick  # noqa: F401
 from tests.ui.conftest import Page, words
 from tests.ui.screen import Screen
+from tests.ui.test_panels import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +152,26 @@ def test_an_experiment_under_way_says_so(trained: list[RunDir]) -> None:
         index.update_labels(run, tags=tag)
     verdict = findings.find("D4").verdict
     assert verdict.startswith("open testing …") or "did not finish" in verdict
+
+
+def test_a_run_of_a_test_that_has_ended_is_a_full_bar_and_the_other_one_is_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen("claims.stop")
+    stopped: list[str] = []
+    monkeypatch.setattr(claim_experiment, "st", screen)
+    monkeypatch.setattr(experiments, "stop", lambda experiment: stopped.append(experiment.name))
+    ended = make_run(1, "full", result={"state": "failed"}, heartbeat={"done": 5, "total": 20})
+    waits = make_run(2, "LoRA", queue={"order": 1.0})
+    claim_experiment._progress(experiments.named("full-lora"), [ended, waits])
+    bars = [
+        (args[0], named["text"].replace("\\", ""))
+        for kind, args, named in screen.calls
+        if kind == "progress"
+    ]
+    assert bars == [(1.0, "full: failed"), (0.0, "LoRA: queued")]
+    (link,) = screen.named("page_link")
+    assert link["query_params"] == {"run": waits.id} and stopped == ["full-lora"]
 
 
 @pytest.mark.usefixtures("quick", "no_shipped_evidence")

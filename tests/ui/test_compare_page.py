@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lab.background_job import JobRecord
 from lab.compare import notes
 from lab.compare.contestants import contestants
 from lab.compare.curves import MAX_POINTS, Curve, lead_changes, standings
+from lab.compare.equal_terms import equal_terms
 from lab.paths import RunDir
 from lab.rank import convert, measure, repair
 from lab.rank.repair import Quality
@@ -27,7 +29,9 @@ from lab.rank.spectrum import spectrum
 from lab.runs import index
 from lab.ui import (
     compare_curves,
+    compare_examples,
     compare_export,
+    compare_plots,
     compare_price,
     compare_rank,
     compare_runs,
@@ -39,6 +43,7 @@ from tests.compare.recorded import record
 from tests.compare.test_curves import A, B
 from tests.compare.test_verdict import NOISE
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 def three() -> list[Any]:
@@ -90,6 +95,24 @@ def test_a_price_of_zero_shows_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compare_price.current(contestants([run])) == 0.0, "a person has set it to zero"
 
 
+@pytest.mark.parametrize(
+    ("order", "rows"),
+    [
+        ("Largest difference", [4, 2, 1, 0, 3, 5, 6, 7, 8, 9]),
+        ("First lower", [4, 2, 0]),  # by how much, the most first
+        ("Second lower", [1, 3]),
+    ],
+)
+def test_held_out_examples_are_ordered_by_their_loss_a_token(order: str, rows: list[int]) -> None:
+    noise = np.array([0.1, -0.2, 0.3, -0.05, 0.4, 0, 0, 0, 0, 0])
+    runs = [record("aaaa", "A", losses=(2.0,)), record("bbbb", "B", losses=(2.0,), noise=noise)]
+    frame = compare_examples.example_rows(*contestants(runs), order)
+    assert list(frame["Row"]) == rows
+    assert list(frame["A"]) == pytest.approx([2.0] * len(rows)), "in nats a token"
+    assert list(frame["B"]) == pytest.approx([2.0 + noise[row] for row in rows])
+    assert list(frame["Difference"]) == pytest.approx([-noise[row] for row in rows], abs=1e-9)
+
+
 def test_seeds_are_counted_where_all_have_as_many() -> None:
     runs = [
         record(f"{letter}{seed}aa", letter, method, seed=seed)
@@ -99,6 +122,89 @@ def test_seeds_are_counted_where_all_have_as_many() -> None:
     assert "2 seeds each" in compare_verdict.about(contestants(runs), False)
     assert "seeds" not in compare_verdict.about(contestants(runs[:3]), False), "2 and 1"
     assert "seeds" not in compare_verdict.about(contestants(runs[::2]), False)
+
+
+@pytest.mark.parametrize(
+    ("key", "with_base", "shows_base"),
+    [("eval/loss", True, True), ("eval/loss", False, False), ("train/loss", True, False)],
+)
+def test_the_base_stands_beside_evaluation_losses_alone(
+    monkeypatch: pytest.MonkeyPatch, key: str, with_base: bool, shows_base: bool
+) -> None:
+    screen = Screen(**{compare_curves.BY: "step", "compare.at.steps": 1.0})
+    screen.session_state |= {compare_curves.Y: key, compare_curves.BY: "step"}
+    charts: list[Any] = []
+    monkeypatch.setattr(compare_curves, "st", screen)
+    monkeypatch.setattr(compare_curves, "is_dark", lambda: False)
+    monkeypatch.setattr(
+        compare_curves.chart_style, "show", lambda chart, *rest, **named: charts.append(chart)
+    )
+    compare_curves._curves(contestants(three()), with_base)
+    names = [text.text for text in charts[0].layout.annotations]
+    assert ("base 3.59" in names) == shows_base and "wren lora" in names
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "corner"),
+    [
+        ("peak_bytes", "loss", (0.01, 0.01)),
+        ("tokens_per_s", "loss", (0.99, 0.01)),
+        ("loss", "tokens_per_s", (0.01, 0.99)),
+    ],
+)
+def test_the_good_corner_is_where_both_figures_are_better(
+    x: str, y: str, corner: tuple[float, float]
+) -> None:
+    chart = compare_plots.draw(contestants(three()), x, y, 0.0, dark=False)
+    (better,) = [text for text in chart.layout.annotations if text.text == "better"]
+    assert (better.x, better.y) == corner
+
+
+@pytest.mark.parametrize(
+    ("count", "rest"), [(6, []), (7, ["and 1 more reason"]), (9, ["and 3 more reasons"])]
+)
+def test_reasons_beyond_six_are_counted(
+    monkeypatch: pytest.MonkeyPatch, count: int, rest: list[str]
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(compare_verdict, "st", screen)
+    shown = contestants(three())
+    terms = dataclasses.replace(
+        equal_terms(shown, compare_runs.name_of, str),
+        unequal=tuple(f"reason {number}" for number in range(count)),
+    )
+    compare_verdict._terms(terms, shown)
+    assert screen.texts("caption") == ["EQUAL TERMS", *rest]
+    assert sum(":red[" in text for text in screen.texts("markdown")) == 6
+
+
+def test_runs_are_compared_once_each_and_as_many_as_can_be_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, screen = three(), Screen()
+    monkeypatch.setattr(compare_runs, "st", screen)
+    monkeypatch.setattr(compare_runs, "MAX_RUNS", 2)
+    named = [runs[0].id, runs[0].id, "20200101-000000-lora-*gone*", runs[2].id, runs[1].id]
+    screen.query_params["runs"] = ",".join(named)
+    assert compare_runs.chosen() == [runs[0], runs[2]]
+    assert "~~20200101-000000-lora-*gone*~~ no longer exists" in screen.texts("markdown")[0]
+    assert screen.texts("warning") == ["3 runs are named; the first 2 are shown."]
+
+
+def test_a_chat_needs_a_run_with_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = three()
+    for run in runs[1:]:
+        shutil.rmtree(run.artifact)
+    switched: list[dict[str, str]] = []
+    monkeypatch.setattr(compare_runs.links, "switch", lambda name, query: switched.append(query))
+    for those, is_disabled in ((runs[:2], False), (runs[1:], True)):
+        screen = Screen("compare.chat", **{"compare.runs": []})
+        monkeypatch.setattr(compare_runs, "st", screen)
+        compare_runs.actions(screen, runs, contestants(those))  # type: ignore[arg-type]
+        (button,) = [named for named in screen.named("button") if named["key"] == "compare.chat"]
+        assert button["disabled"] == is_disabled
+    (base,) = {index.entry(run).model for run in runs}
+    assert switched[0] == {"models": f"base:{base},run:{runs[0].id}"}, "what has a result"
 
 
 def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
@@ -321,11 +427,11 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in text
     assert "same top token 99.8 %" in text and "No [rows]." in text
     assert "of the length of all updates" not in text, "It holds what 90 % of the energy is."
-    of_full = dataclasses.replace(outcome, fidelity=0.31)
+    of_full = dataclasses.replace(outcome, fidelity=0.92)  # its square is of the energy
     write_json(convert.job_file(run), dataclasses.asdict(JobRecord(finish="done",
                result=dataclasses.asdict(of_full))))  # fmt: skip
     at = open_page("compare", runs=run.id, tab="Rank")
-    assert "The LoRA holds 31 % of the length of all updates: embeddings" in words(at)
+    assert "The LoRA holds 92 % of the length of all updates: embeddings" in words(at)
     started: list[tuple[str, float]] = []
     monkeypatch.setattr(convert, "start", lambda run, energy: started.append((run.id, energy)))
     at.number_input(key="compare.rank.energy").set_value(0.8)

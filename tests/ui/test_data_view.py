@@ -11,6 +11,7 @@ import pytest
 from lab import formatting
 from lab.atomic_files import write_json
 from lab.data import catalog
+from lab.data.hub import FetchState
 from lab.data.preview_types import (
     BatchRow,
     DatasetPreview,
@@ -49,6 +50,89 @@ def test_each_count_stands_under_its_own_name(screen: Screen, is_whole: bool, ro
         "Examples": rows, "Tokens": formatting.count(2000), "Trained tokens": "25 %",
         "Truncated": "3", "No trained tokens": "4", "Invalid rows": "5",
         "Duplicates": "6", "Near-duplicates": "7", "Leakage": "8",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("preview", "is_usable"),
+    [
+        (None, False),
+        (DatasetPreview(), False),
+        (DatasetPreview(counts=replace(COUNTS, counted=0)), False),
+        (DatasetPreview(counts=COUNTS), True),
+    ],
+)
+def test_a_set_without_a_token_to_learn_from_is_not_trained_on(
+    screen: Screen, preview: DatasetPreview | None, is_usable: bool
+) -> None:
+    data_view.train_on({}, preview)
+    (button,) = screen.named("button")
+    assert button["disabled"] != is_usable
+    assert (button["help"] is None) == is_usable, "it says why"
+
+
+@pytest.mark.parametrize(
+    ("written", "used", "given"),
+    [("hf_new", "", ["hf_new"]), ("", "hf_old", [""]), ("hf_old", "hf_old", []), ("", "", [])],
+)
+def test_a_token_is_given_once_and_taken_back_with_an_emptied_field(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, written: str, used: str, given: list[str]
+) -> None:
+    tokens: list[str] = []
+    monkeypatch.setattr(hub_fields.credentials, "give", tokens.append)
+    monkeypatch.setattr(hub_fields.credentials, "current", lambda: None)
+    screen.answers = {"hub.token": written}
+    screen.session_state["hub.token.used"] = used
+    hub_fields.token_field("org/model")
+    assert tokens == given and screen.session_state["hub.token.used"] == written
+    (field,) = screen.named("text_input")
+    assert field["type"] == "password"
+    screen.calls.clear()
+    hub_fields.token_field("builtin:persona-chats", "/home/me/model")
+    assert screen.calls == [], "nothing of the hub is meant"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_here", "buttons", "error"),
+    [
+        ("", False, 1, []),
+        ("", True, 0, []),
+        ("failed", False, 1, ["The Hub said no. Ask later."]),
+    ],
+)
+def test_a_set_of_the_hub_is_fetched_by_its_button_alone(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch,
+    state: str, is_here: bool, buttons: int, error: list[str],
+) -> None:  # fmt: skip
+    hub_id = hub_fields.hub.parse("org/chats")
+    if is_here:
+        hub_id.file.parent.mkdir(parents=True)
+        hub_id.file.write_text("{}")
+    begun: list[str] = []
+    monkeypatch.setattr(
+        hub_fields.hub, "state_of",
+        lambda wanted: FetchState(state, message="The Hub said no.", hint="Ask later."),
+    )  # fmt: skip
+    monkeypatch.setattr(hub_fields.hub, "start_fetch", lambda wanted: begun.append(str(wanted)))
+    hub_fields.fetch_panel("org/chats")
+    assert (len(screen.named("button")), screen.texts("error"), begun) == (buttons, error, [])
+    screen.pressed = ("data.fetch",)
+    hub_fields.fetch_panel("org/chats")
+    assert begun == ["org/chats"] * buttons
+    screen.calls.clear()
+    hub_fields.fetch_panel("builtin:persona-chats")
+    assert screen.calls == [], "it comes with the lab"
+
+
+def test_the_upload_that_is_shown_is_the_one_that_is_removed(screen: Screen) -> None:
+    for name in ("first.jsonl", "second.jsonl", "third.jsonl"):
+        catalog.add(name, iter([b'{"text": "x"}\n']))
+    screen.answers = {"data.file": None}
+    screen.session_state["data.upload"] = "upload:second.jsonl"
+    screen.pressed = ("data.remove",)
+    data_source._upload()
+    assert {upload.id for upload in catalog.uploads()} == {
+        "upload:first.jsonl", "upload:third.jsonl",
     }  # fmt: skip
 
 

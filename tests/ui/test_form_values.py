@@ -8,12 +8,23 @@ from typing import Any
 
 import pytest
 
-from lab import methods, presets
+from lab import formatting, methods, presets
+from lab.atomic_files import write_json
+from lab.errors import LabError
 from lab.forecasts import StepSettings
 from lab.preflight import client
-from lab.spec import RunSpec
-from lab.ui import form, form_fields, form_problems, method_card, new_run_view, start_bar
+from lab.spec import MAX_SPEC_BYTES, RunSpec
+from lab.ui import (
+    form,
+    form_fields,
+    form_problems,
+    method_card,
+    new_run_view,
+    saved_specs,
+    start_bar,
+)
 from tests.ui.screen import Screen
+from tests.ui.test_panels import make_run
 
 
 @pytest.fixture
@@ -134,6 +145,24 @@ def test_two_methods_share_everything_but_method_and_rate(screen: Screen) -> Non
     )  # fmt: skip
 
 
+def test_a_side_of_a_pair_cannot_be_the_method_of_the_other(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen.columns = lambda count, gap: [screen] * count  # type: ignore[attr-defined]
+    monkeypatch.setattr(method_card, "_options", lambda method: None)
+    form.load(RunSpec())
+    method_card.fill_pair(presets.PAIRS[0])
+    method_card._pair()
+    lists = [args[1] for kind, args, _ in screen.calls if kind == "selectbox"]
+    first, second = presets.PAIRS[0].methods
+    assert first in lists[0] and second not in lists[0]
+    assert second in lists[1] and first not in lists[1]
+    assert len(lists[0]) == len(lists[1]) > 10, "any other method can be chosen"
+    helps = [named["help"] for named in screen.named("text_input")]
+    for text, name in zip(helps, (first, second), strict=True):
+        assert formatting.rate(methods.get(name).default_lr) in text, "auto is this method's"
+
+
 def test_all_problems_are_counted_and_the_first_is_named(screen: Screen) -> None:
     form.load(RunSpec())
     screen.session_state["new.problems_now"] = {"name": "is long."}
@@ -144,6 +173,92 @@ def test_all_problems_are_counted_and_the_first_is_named(screen: Screen) -> None
         ":red[:material/error: **1 problem:** **Run name** is long.]",
         ":red[:material/error: **200 problems:** **train.f0** is bad.]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("trains_on", "name", "begins_with"),
+    [(False, "wren (copy)", "run:first"), (True, "wren (continued)", "run:{}")],
+)
+def test_a_run_is_repeated_as_it_was_asked_for_or_trained_on(
+    screen: Screen, trains_on: bool, name: str, begins_with: str
+) -> None:
+    run = make_run(1)
+    requested = {
+        "name": "wren", "model": "org/base", "init_from_run": "run:first",
+        "method": {"name": "lora", "rank": 8}, "data": {"dataset": "mine.jsonl"},
+        "train": {"learning_rate": "auto", "max_steps": 30},
+    }  # fmt: skip
+    resolved = RunSpec.from_json(requested).to_json()
+    resolved |= {
+        "model": "org/base#c0ffee",
+        "data": resolved["data"] | {"dataset": "/a/mine.jsonl"},
+    }
+    resolved["train"] |= {"learning_rate": 3e-4}
+    write_json(run.spec, {"v": 1, **resolved, "requested": requested})
+    new_run_view.fill_from(run.id, trains_on=trains_on)
+    spec = form.value()
+    assert (spec["name"], spec["init_from_run"]) == (name, begins_with.format(run.id))
+    assert (spec["model"], spec["data"]["dataset"]) == ("org/base#c0ffee", "/a/mine.jsonl")
+    assert spec["train"]["learning_rate"] == "auto", "it is worked out again"
+    assert (spec["train"]["max_steps"], spec["method"]["rank"]) == (30, 8)
+    screen.calls.clear()
+    new_run_view.fill_from("20200101-000000-lora-zzzz", trains_on=False)
+    assert form.value()["name"] == name and len(screen.texts("warning")) == 1
+
+
+def test_a_run_or_a_preset_of_ones_own_is_loaded_once(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_specs, "st", screen)
+    filled: list[Any] = []
+    monkeypatch.setattr(
+        new_run_view, "fill_from", lambda run_id, trains_on: filled.append((run_id, trains_on))
+    )
+    form.load(RunSpec.from_json({"train": {"max_steps": 77}}))
+    presets.save("My *own*", form.value())
+    (preset,) = presets.saved()
+    for option in ("run:abc", f"preset:{preset}"):
+        form.load(RunSpec())
+        screen.session_state["new.load.which"] = option
+        saved_specs._load_chosen()
+        assert screen.session_state["new.load.which"] is None
+    assert filled == [("abc", False)], "settings alone: it begins with the base model"
+    assert form.value()["train"]["max_steps"] == 77
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[1]", "not a JSON object"),
+        (b"{", "not valid JSON"),
+        (b'{"name": "' + b"x" * MAX_SPEC_BYTES + b'"}', "too large"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_refused_in_words(content: bytes, says: str) -> None:
+    assert saved_specs._parse(b'{"name": "mine"}') == {"name": "mine"}
+    with pytest.raises(LabError, match=says):
+        saved_specs._parse(content)
+
+
+@pytest.mark.parametrize(
+    ("problems", "is_starting", "is_blocked"),
+    [({}, False, False), ({"name": "is long."}, False, True), ({}, True, True)],
+)
+def test_start_waits_for_values_that_can_be_and_for_itself(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch,
+    problems: dict[str, str], is_starting: bool, is_blocked: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Screen, "bottom", property(lambda self: self), raising=False)
+    monkeypatch.setattr(start_bar, "_words", lambda spec, specs: None)
+    starts: list[Any] = []
+    monkeypatch.setattr(start_bar, "_start", lambda specs, ticket: starts.append(ticket))
+    form.load(RunSpec())
+    screen.session_state["new.problems_now"] = problems
+    screen.session_state[start_bar.STARTING] = is_starting
+    start_bar.draw(RunSpec(), "ticket")
+    disabled = {named["key"]: named["disabled"] for named in screen.named("button")}
+    assert disabled == {"check": is_blocked, "start": is_blocked}
+    assert starts == (["ticket"] if is_starting else [])
 
 
 def test_costs_are_those_of_both_and_the_larger_memory(
@@ -186,7 +301,9 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
         stats=SimpleNamespace(
             warnings=["Odd [rows]."], examples=1200, tokens_per_row=90.4, loss_tokens_per_row=30.2
         ),
+        spec=SimpleNamespace(model="org/base#c0ffee"),
     )
+    assert start_bar.checked_model() == "", "nothing was checked yet"
     screen.session_state["new.checked"] = {"a": 1}, checked
     start_bar.show_checked()
     text = "\n".join(screen.texts())
@@ -198,10 +315,12 @@ def test_a_plan_is_shown_for_the_form_that_was_checked_and_no_other(
         "Odd [rows].",
     ):
         assert words in text, text
+    assert start_bar.checked_model() == "org/base#c0ffee"
     before = len(screen.calls)
     screen.session_state["new.checked"] = {"a": 2}, checked
     start_bar.show_checked()
     assert len(screen.calls) == before, "the form has changed since"
+    assert start_bar.checked_model() == "", "perhaps to another model"
 
 
 def test_the_length_of_a_run_has_one_unit_unless_a_spec_has_more(screen: Screen) -> None:

@@ -200,6 +200,7 @@ def test_the_right_token_earns_a_cookie_and_leaves_the_address(server: Server) -
     answer = server.ask(f"/monitor?run=a%20b&token={server.token}&x=%C3%BC&x=")
     assert answer.status == 303
     assert answer.headers["Location"] == "/monitor?run=a%20b&x=%C3%BC&x="
+    assert answer.headers["Cache-Control"] == "no-store", "the address holds the token"
     pair, *attributes = answer.headers["Set-Cookie"].split("; ")
     wanted = {"Path=/", "HttpOnly", "SameSite=Strict", f"Max-Age={30 * 24 * 3600}"}
     assert set(attributes) == wanted, "the cookie is not as strict as it has to be"
@@ -219,12 +220,19 @@ def test_the_form_of_the_token_page(server: Server) -> None:
     assert page.status == 401
     assert '<input id="token" name="token" type="password"' in page.body
     assert "http-equiv" not in page.body
+    assert page.headers["Cache-Control"] == "no-store", "a browser would show it again"
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert page.headers["WWW-Authenticate"] == "Bearer"
     form = [("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "text/html")]
     good = server.ask("/runs?x=1", form, "POST", f"token=+{server.token}%0A".encode())
     assert (good.status, good.headers["Location"]) == (303, "/runs?x=1")
     pair = good.headers["Set-Cookie"].partition(";")[0]
     assert server.ask("/_stcore/health", [("Cookie", pair)]).body == "ok"
-    for body in (b"", b"token=", b"token=wrong", b"token=" + b"x" * 100_000, b"\xff=%&token=%ff"):
+    right = f"token={server.token}&x=".encode()
+    assert server.ask("/runs", form, "POST", right + b"y" * 8000).status == 303
+    wrong = (b"", b"token=", b"token=wrong", b"token=" + b"x" * 100_000, b"\xff=%&token=%ff")
+    for body in (*wrong, right + b"y" * 9000):  # more than a form of the page holds is not read
         bad = server.ask("/runs", form, "POST", body)
         assert bad.status == 401, f"the form took {body[:20]!r}"
         assert "This is not the token of this lab." in bad.body
@@ -339,6 +347,7 @@ def test_other_ports_may_not_frame_the_lab(server: Server, cookie: tuple[str, st
     headers = server.ask("/", [cookie]).headers
     assert headers["Content-Security-Policy"] == "frame-ancestors 'self'"
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Referrer-Policy"] == "same-origin", "addresses name runs"
 
 
 def test_the_token_is_kept_where_only_its_owner_reads_it(server: Server) -> None:

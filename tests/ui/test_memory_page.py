@@ -18,9 +18,16 @@ from lab.forecasts import Forecast
 from lab.models import uploaded_configs
 from lab.paths import RunDir
 from lab.preflight.client import planner
-from lab.ui import memory_handoff, memory_limits, memory_view, method_estimates
+from lab.ui import (
+    memory_handoff,
+    memory_limits,
+    memory_settings,
+    memory_view,
+    method_estimates,
+)
 from lab.ui.memory_charts import Bars
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 pytestmark = pytest.mark.usefixtures("forecasts")
 
@@ -148,6 +155,28 @@ def test_limits_that_fail_are_told_and_not_asked_for_without_end(
     at.run()
     assert len(asked_for) == 1, "Each look began another job."
     assert [error.value for error in at.error] == [r"The planner has ended\."]
+
+
+@pytest.mark.parametrize(
+    ("limit", "length", "rows", "model"),
+    [
+        (FitLimits(7961, 9, "Qwen3-8B"), "**7,961** tokens", "**9**", "**Qwen3-8B**"),
+        (FitLimits(128, 0, ""), "**128** tokens", "**none fits**", "**none of the listed models**"),
+        (FitLimits(0, 1200, ""), "**none fits**", "**1,200**", "**none of the listed models**"),
+    ],
+)
+def test_each_limit_stands_under_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, limit: FitLimits, length: str, rows: str, model: str
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(memory_limits, "st", screen)
+    job = memory_limits.LimitsJob({}, {})
+    job.limits, job.is_complete = {"lora": limit}, True
+    memory_limits._draw(memory_settings.Setting("B", {}, "a card", {}), job)
+    assert screen.texts("markdown") == [
+        "**B: LoRA**",
+        f"max sequence length: {length}\n\nmax batch size: {rows}\n\nlargest model: {model}",
+    ]
 
 
 def test_a_second_setting_stands_beside_the_first(

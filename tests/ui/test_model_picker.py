@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lab.devices import HostGpu
+from lab.errors import LabError
 from lab.models.model_list import ListedModel
 from lab.ui import model_picker
 
@@ -43,6 +45,37 @@ def test_fits_tight_and_too_large_by_what_is_free() -> None:
     assert model_picker.here(waiting, waiting.listed[2]) == "not possible"
     unknown = job(None, small=5e9)
     assert model_picker.here(unknown, unknown.listed[0]) == "–", "nothing to hold it against"
+
+
+def test_each_model_is_tried_with_the_form_on_the_memory_that_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights to begin with are those of another base, and would fit none of them."""
+    questions: list[Any] = []
+
+    def estimate(spec: dict[str, Any], device: dict[str, Any], *, shadow: bool) -> str:
+        questions.append((spec, device, shadow))
+        if spec["model"] == "config:large":
+            raise LabError("LoRA does not take it.")
+        return "a forecast"
+
+    gpus = [HostGpu(0, "GPU-a", "Card", 24 * 10**9, 20 * 10**9)]
+    monkeypatch.setattr(model_picker.planner, "estimate", estimate)
+    monkeypatch.setattr(model_picker.host, "gpus", lambda: gpus)
+    form = {"model": "", "init_from_run": "run:x", "method": {"name": "lora"}}
+    needs = model_picker.NeedsJob(form, job().listed)
+    needs.ask()
+    assert [spec["model"] for spec, *_ in questions] == [
+        "config:small", "config:middle", "config:large",
+    ]  # fmt: skip
+    for spec, device, shadow in questions:
+        assert spec["init_from_run"] == "" and spec["method"] == {"name": "lora"} and not shadow
+        assert device == {"kind": "cuda", "memory_bytes": 20 * 10**9}
+    assert needs.needs == {"org/small": "a forecast", "org/middle": "a forecast"}
+    assert needs.refusals == {"org/large": "LoRA does not take it."}
+    gpus.clear()
+    needs.ask()
+    assert questions[-1][1] == {"kind": "cpu"}
 
 
 @pytest.mark.parametrize(

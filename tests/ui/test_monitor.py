@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 
+from lab import process
 from lab.atomic_files import write_json
 from lab.paths import RunDir
 from lab.runs import checkpoints, index
@@ -74,6 +76,78 @@ def test_the_figures_of_a_run(screen: Screen) -> None:
     assert colours == {"inverse", "off"}, "a loss that falls is good"
     assert screen.texts("error") == ["It [fell]\n\nResume it."], "a crash is no mere warning"
     assert screen.texts("warning") == []
+
+
+@pytest.mark.parametrize(
+    ("pending", "usable"),
+    [
+        ((), {"stop", "save", "cancel"}),
+        (("stop",), {"cancel", "kill"}),
+        (("cancel",), {"kill"}),
+        (("cancel", "kill"), set()),
+    ],
+)
+def test_a_process_is_killed_only_after_it_was_asked_to_end(
+    screen: Screen, pending: tuple[str, ...], usable: set[str]
+) -> None:
+    run = make_run(1, heartbeat={"phase": "training", "done": 5, "total": 20})
+    process.register(run, os.getpid())
+    for name in pending:
+        (run.commands / name).touch()
+    monitor_view.actions_while_active(run)
+    buttons = {named["key"]: named["disabled"] for named in screen.named("button")}
+    assert {name for name, is_disabled in buttons.items() if not is_disabled} == usable
+    assert ("kill" in buttons) == bool(pending)
+
+
+@pytest.mark.parametrize("pressed", ["stop", "save", "cancel"])
+def test_each_button_writes_the_command_of_its_name(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, pressed: str
+) -> None:
+    run = make_run(1, heartbeat={"phase": "training", "done": 5, "total": 20})
+    process.register(run, os.getpid())
+    commands: list[str] = []
+    monkeypatch.setattr(monitor_view.actions, "command", lambda run, name: commands.append(name))
+    screen.pressed = (pressed,)
+    monitor_view.actions_while_active(run)
+    assert commands == [pressed]
+
+
+def test_a_run_that_waits_says_its_place_from_one_on(screen: Screen) -> None:
+    runs = [make_run(number, queue={"order": float(number)}) for number in (1, 2, 3)]
+    about = [monitor_view._about(run, index.entry(run)) for run in runs]
+    assert about == [f"number {place} in the queue" for place in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("failed", "error"), ("crashed", "error"), ("stalled", "error"), ("stopped", "warning"),
+        ("cancelled", "warning"), ("queued", "warning"),
+    ],
+)  # fmt: skip
+def test_what_a_person_did_is_a_warning_and_what_went_wrong_an_error(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, state: str, kind: str
+) -> None:
+    run = make_run(1, result={"state": "done"})
+    monkeypatch.setattr(
+        monitor_view, "status", lambda run: Status(state, message="It *said*.", hint="Do.")
+    )
+    monkeypatch.setattr(monitor_view, "_phases", lambda run: None)
+    monitor_view.state(run)
+    assert screen.texts("error", "warning") == screen.texts(kind) == ["It *said*.\n\nDo."]
+
+
+@pytest.mark.parametrize(
+    ("is_active", "says"), [(True, "has cost so far: "), (False, "has cost: ")]
+)
+def test_a_run_has_cost_so_far_until_it_ends(screen: Screen, is_active: bool, says: str) -> None:
+    run = make_run(1, **({} if is_active else {"result": {"state": "done"}}))
+    if is_active:
+        process.register(run, os.getpid())
+    write(run, train(1, seconds=1.0))
+    monitor_view.figures(run)
+    assert says in screen.texts("caption")[-1]
 
 
 def test_a_stop_is_no_error(screen: Screen) -> None:
@@ -260,6 +334,22 @@ def test_a_gain_is_said_with_its_sign_and_per_cent(base: float, last: float, tex
     assert end_card.change_in_words(base, last) == text
 
 
+def test_a_run_is_compared_with_the_newest_that_did_the_same(screen: Screen) -> None:
+    def run_of(number: int, state: str = "done", dataset: str = "a.jsonl", **labels: Any) -> RunDir:
+        run = make_run(number, result={"state": state})
+        spec = {"v": 1, "model": "org/a", "method": {"name": "lora"}, "data": {"dataset": dataset}}
+        write_json(run.spec, spec)
+        write_json(run.labels, labels)
+        return run
+
+    run, older, newer = run_of(1), run_of(2), run_of(3)
+    run_of(4, archived=True)
+    run_of(5, "failed")
+    run_of(6, dataset="b.jsonl")
+    assert end_card.partner(index.entry(run)) == [newer.id]
+    assert end_card.partner(index.entry(newer)) == [older.id], "another one than itself"
+
+
 def test_the_end_says_what_was_gained_and_shows_both_answers(screen: Screen) -> None:
     run = make_run(1, result={"state": "done", "summary": {"step": 2, "seconds": 95.0}})
     write(
@@ -341,3 +431,20 @@ def test_many_runs_are_listed_in_part(screen: Screen, monkeypatch: pytest.Monkey
     monitor_view.pick(runs[0])
     assert len(screen.texts("button")) == 2
     assert screen.texts("caption")[-1] == "3 more: search for them."
+
+
+def test_a_run_that_trains_is_listed_however_old_it_is(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_picker, "st", screen)
+    monkeypatch.setattr(run_picker, "MAX_LISTED", 2)
+    trains = make_run(1, "trains", heartbeat={"phase": "training"})
+    process.register(trains, os.getpid())
+    make_run(2, "waits", queue={"order": 1.0})
+    for number in (3, 4):
+        make_run(number, "ended", result={"state": "done"})
+    screen.answers[f"monitor.run.search.{trains.id}"] = ""
+    monitor_view.pick(trains)
+    labels = screen.texts("button")
+    assert ["trains" in labels[0], "waits" in labels[1]] == [True, True] and len(labels) == 2
+    assert screen.texts("caption") == ["Training", "Waiting", "2 more: search for them."]

@@ -135,6 +135,20 @@ def test_the_queue_says_why_and_its_buttons_change_it(monkeypatch: pytest.Monkey
     assert (rules.continue_after_failure, rules.at_once, rules.spare) == (False, 1, True)
 
 
+def test_what_is_taken_out_of_the_queue_is_cancelled_even_if_it_has_begun_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run(1, queue={"order": 1.0})
+    commands: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        queue_panel.actions, "command", lambda run, name: commands.append((run.id, name))
+    )
+    monkeypatch.setattr(queue_panel, "run_action", lambda action: action())
+    monkeypatch.setattr(queue_panel, "st", Screen(f"out.{run.id}"))
+    queue_panel._line(0, run)
+    assert commands == [(run.id, "cancel")]
+
+
 def test_a_paused_queue_can_be_resumed_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen("queue.continue")
     monkeypatch.setattr(queue_panel, "st", screen)
@@ -166,6 +180,20 @@ def test_what_is_emptied_on_resuming_is_unset(monkeypatch: pytest.MonkeyPatch) -
     assert resume_settings.merged_changes(run, calls[0][0])["eval_steps"] is None
 
 
+def test_a_run_is_made_longer_from_its_newest_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, screen = make_run(1, result={"state": "done"}), Screen()
+    monkeypatch.setattr(resume_panel, "st", screen)
+    resume_panel.longer(run)
+    assert "No checkpoint is left to continue from" in screen.texts("caption")[0]
+    assert screen.named("text_input") == [], "there is nothing to go on with"
+    screen.calls.clear()
+    for step in (8, 1200):
+        (run.checkpoints / f"step-{step}").mkdir(parents=True)
+    resume_panel.longer(run)
+    assert "continues from the checkpoint of step 1,200 and" in screen.texts("caption")[0]
+    assert len(screen.named("text_input")) == len(resume_settings.CHANGEABLE)
+
+
 def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(out_of_memory_panel, "st", screen)
@@ -176,6 +204,32 @@ def test_a_change_that_would_fit_says_what_it_saves(monkeypatch: pytest.MonkeyPa
         "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · same effective batch",
         "Fuse [it] · saves **2.00 GB** · peak 7.00 GB · changes the training",
     ]
+
+
+def test_a_run_that_ran_out_of_memory_is_started_again_with_the_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = make_run(1, result={"state": "failed", "out_of_memory": {"phase": "backward"}})
+    started: list[dict[str, Any]] = []
+    opened: list[str] = []
+    monkeypatch.setattr(
+        out_of_memory_panel, "start_run", lambda spec: started.append(spec) or make_run(2)
+    )
+    monkeypatch.setattr(links, "open_run", opened.append)
+    screen = Screen(f"fix.{run.id}.1")
+    monkeypatch.setattr(out_of_memory_panel, "st", screen)
+    screen.session_state[f"autopsy.{run.id}"] = [
+        Saving("shorter", {"data.max_length": 64}, False, GB, GB),
+        Saving("half", {"train.batch_size": 1}, True, GB, GB),
+    ]
+    out_of_memory_panel.show(run)
+    (spec,) = started
+    assert (spec["train"]["batch_size"], spec["train"]["max_steps"]) == (1, 20)
+    assert spec["data"]["max_length"] != 64, "this change, and the rest as it was"
+    assert opened == ["20261122-101532-lora-k3f9"]
+    screen.calls.clear()
+    out_of_memory_panel.show(make_run(3, result={"state": "failed"}))
+    assert screen.calls == [], "it ended for another reason"
 
 
 def choices(fits: bool) -> SettingsSearch:
@@ -261,6 +315,19 @@ def saving(title: str, peak: int, *, keeps_effective_batch: bool = True) -> Savi
     return Saving(
         title, {"train.batch_size": 1}, keeps_effective_batch, peak * GB, (12 - peak) * GB
     )
+
+
+@pytest.mark.parametrize(("is_pair", "name"), [(False, "qlora"), (True, "lora")])
+def test_a_change_of_the_method_is_not_for_both_sides_of_a_pair(
+    monkeypatch: pytest.MonkeyPatch, is_pair: bool, name: str
+) -> None:
+    loaded: list[RunSpec] = []
+    spec = {"method": {"name": "lora"}, "train": {"batch_size": 4}}
+    monkeypatch.setattr(memory_changes.form, "value", lambda: spec)
+    monkeypatch.setattr(memory_changes.form, "load", loaded.append)
+    monkeypatch.setattr(memory_changes.method_card, "is_pair", lambda: is_pair)
+    memory_changes._apply({"method": {"name": "qlora"}, "train.batch_size": 1})
+    assert (loaded[0].method["name"], loaded[0].train.batch_size) == (name, 1)
 
 
 def test_the_smallest_change_that_fits_comes_first() -> None:

@@ -20,11 +20,14 @@ from lab.compare.finishers import finishers
 from lab.compare.race import Budget, RaceContestant, contestant_specs
 from lab.compare.race_start import RaceTerms
 from lab.compare.ready_races import ReadyRace
+from lab.errors import LabError
 from lab.forecasts import DiskForecast, Forecast, MemoryForecast, RuntimeForecast
 from lab.runs import queue
+from lab.runs.status import Status
 from lab.spec import RunSpec
 from lab.ui import race_forecast, race_form, race_view
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 
 
 def quick_check(spec: dict[str, Any]) -> CheckedRun:
@@ -235,6 +238,136 @@ def test_a_row_of_a_ready_race_shows_the_rate_that_its_run_will_have(
     for row, rate in enumerate(by_hand.values()):
         shown = rate if isinstance(rate, str) else formatting.rate(float(rate))
         assert session[f"race.{row}.rate"] == shown
+
+
+def test_a_ready_race_is_that_race_as_long_as_its_contestants_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(race_form, "st", SimpleNamespace(session_state=session))
+    race_form.fill_ready("rank")
+    terms = race_form.terms(["out"], ["note"], "ticket")
+    assert (terms.ready, terms.left_out, terms.ticket) == ("rank", ("out",), "ticket")
+    assert terms.tests == ready_races.get("rank").tests
+    race_form.remove_row(session[race_form.ROWS][-1])
+    changed = race_form.terms([], [], "ticket")
+    assert changed.ready == "", "its evidence would be taken for that of the ready race"
+
+
+def test_each_contestant_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    session: dict[str, Any] = {}
+    monkeypatch.setattr(race_form, "st", SimpleNamespace(session_state=session))
+    racing = [
+        RaceContestant("", "lora", {"method.rank": rank, "train.learning_rate": rate})
+        for rank, rate in ((8, "auto"), (16, "auto"), (16, 3e-4), (16, 3e-4))
+    ]
+    race_form.fill({}, racing, Budget("seconds", 180.0), 2, 3)
+    assert [each.name for each in race_form.contestants()] == [
+        "LoRA r8", "LoRA r16", "LoRA r16 at 3e-4", "LoRA r16 at 3e-4 (2)",
+    ]  # fmt: skip
+    settings = [each.settings for each in race_form.contestants()]
+    assert settings[0] == {"method.rank": 8}, "auto is the default of the method"
+    assert settings[2] == {"method.rank": 16, "train.learning_rate": 3e-4}
+    assert session["race.budget.seconds"] == 3.0, "the field counts minutes"
+    assert race_form.budget() == Budget("seconds", 180.0)
+    race_form.remove_row(1)
+    race_form.add_row()
+    assert race_form.contestants()[-1].method == "full", "one that does not race yet"
+
+
+@pytest.mark.parametrize(
+    ("status", "more", "says"),
+    [
+        (Status("done"), {"loss": 2.414}, ":material/check: 2.41"),
+        (Status("done"), {}, ":material/check: done"),
+        (Status("cancelled"), {"is_needless": True}, ":gray[= default]"),
+        (Status("queued"), {}, ":gray[waiting]"),
+        (Status("training", done=36.0, total=60.0), {}, ":material/play_circle: 36 of 60"),
+        (Status("starting", phase="loading"), {}, ":material/play_circle: loading"),
+        (Status("failed"), {"loss": 2.0}, ":material/error: failed"),
+    ],
+)
+def test_a_cell_says_how_far_its_run_is(status: Status, more: dict[str, Any], says: str) -> None:
+    cell = race_file.RunCell(race_file.RaceRun("x", "LoRA"), status, **more)
+    assert race_view.cell_words(cell) == says
+
+
+def test_the_report_of_a_race_has_all_who_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(race_view, "st", screen)
+    monkeypatch.setattr(race_view.compare_export, "html_report", list)
+    racing: list[Any] = [SimpleNamespace(contestant=name) for name in ("LoRA", "Full", "IA3")]
+    race_view._actions(race_file.Race(id="race-1"), racing)
+    ((_, report, name, *_),) = [a for kind, a, _ in screen.calls if kind == "download_button"]
+    assert (report(), name) == (["LoRA", "Full", "IA3"], "race-1.html")
+
+
+class BottomScreen(Screen):
+    bottom = property(lambda self: self)
+
+
+@pytest.mark.parametrize(
+    ("states", "is_ready", "says"),
+    [
+        (("fits", "checking", "fits"), False, "checking 1 of 3"),
+        (("fits", "refused", "fits"), True, "1 left out, its row says why"),
+        (("fits", "refused", "refused"), False, "Fewer than two contestants can start"),
+        (("fits", "fits", "fits"), True, "3 runs"),
+    ],
+)
+def test_a_race_starts_once_each_check_has_ended_and_two_can_race(
+    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
+    states: tuple[str, ...], is_ready: bool, says: str,
+) -> None:  # fmt: skip
+    screen = BottomScreen()
+    screen.session_state |= {race_form.SEEDS: 1, race_form.RATES: 0}
+    monkeypatch.setattr(race_forecast, "st", screen)
+    monkeypatch.setattr(race_form, "st", screen)
+    monkeypatch.setattr(race_form, "problems", list)
+    monkeypatch.setattr(race_form, "budget", lambda: Budget("steps", 4))
+    checks = {}
+    for name, state in zip(("lora", "full", "ia3"), states, strict=True):
+        checks[name] = check = race_forecast.ContestantCheck(make_spec(name))
+        check.is_complete = state != "checking"
+        check.checked = quick_check(check.spec) if state == "fits" else None
+    race_forecast.bar(checks)
+    (button,) = screen.named("button")
+    assert button["key"] == "race.start" and button["disabled"] != is_ready
+    assert says in screen.texts("markdown")[0]
+
+
+def test_only_contestants_that_can_start_are_started(
+    make_spec: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen, started = Screen(), {}
+    names = ("LoRA", "Full", "IA3")
+    specs = {name: make_spec(name.lower()) for name in names}
+    checks = {name: race_forecast.ContestantCheck(spec) for name, spec in specs.items()}
+    for name, check in checks.items():
+        check.is_complete = True
+        if name == "Full":
+            check.error = LabError("It does not fit.")
+        else:
+            check.checked = quick_check(specs[name])
+    screen.session_state |= {race_form.SEEDS: 1, race_form.RATES: 0}
+    monkeypatch.setattr(race_forecast, "st", screen)
+    monkeypatch.setattr(race_form, "st", screen)
+    monkeypatch.setattr(race_form, "specs", lambda: (specs, ["a note"]))
+    monkeypatch.setattr(race_form, "terms", lambda *rest: rest)
+    monkeypatch.setattr(race_forecast.submit, "ticket", lambda: "ticket")
+    monkeypatch.setattr(race_forecast.submit, "renew", lambda: "another")
+    monkeypatch.setattr(race_forecast, "wait", lambda label, check: check())
+    monkeypatch.setattr(race_start, "check", lambda specs, seeds, rungs: list(specs))
+    monkeypatch.setattr(
+        race_start, "start",
+        lambda planned, terms: started.update(planned=planned, terms=terms) or ("race-1", []),
+    )  # fmt: skip
+    monkeypatch.setattr(race_forecast.links, "switch", lambda name, query: started.update(query))
+    race_forecast._start(checks)
+    assert started == {
+        "planned": ["LoRA", "IA3"], "race": "race-1",
+        "terms": (["Full is left out: It does not fit."], ["a note"], "ticket"),
+    }  # fmt: skip
 
 
 def test_a_race_that_there_is_not(open_page: Page) -> None:

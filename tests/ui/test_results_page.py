@@ -18,7 +18,7 @@ from lab.export import combine, exports, merge_proof, push
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import index
-from lab.ui import results_tabs, results_view
+from lab.ui import results_forms, results_tabs, results_view
 from lab.ui.markdown_safety import escape_markdown
 from tests.ui.conftest import Page, words
 from tests.ui.screen import Screen
@@ -270,6 +270,77 @@ def test_a_push_says_what_goes_where_before_it_goes(
         assert "private: 7 of 7 files" in text
     finally:
         credentials.adopt(None)
+
+
+def test_commands_are_for_the_export_that_was_finished_last() -> None:
+    run = make_run(1)
+    run.exports.mkdir()
+    assert results_tabs._made(run, "gguf") is None
+    for number, name in enumerate(("F16", "Q8_0", "F32")):
+        (run.exports / f"{name}.gguf").write_bytes(b"x")
+        write_record(run, f"gguf-{name}", finish="done", ended=(10.0, 30.0, 20.0)[number])
+    assert results_tabs._made(run, "gguf") == run.exports / "Q8_0.gguf"
+    write_record(run, "gguf-Q8_0", finish="failed", ended=40.0)
+    assert results_tabs._made(run, "gguf") == run.exports / "F32.gguf"
+
+
+def test_a_hash_stands_beside_the_file_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, screen = make_run(1), Screen()
+    (run.artifact / "old").mkdir(parents=True)
+    receipt = {"weights": {"a.safetensors": "11"}, "tokenizer_files": {"tokenizer.json": "22"}}
+    write_json(run.artifact / "receipt.json", receipt)
+    for name in ("a.safetensors", "old/a.safetensors", "tokenizer.json"):
+        (run.artifact / name).write_bytes(b"x" * 1500)
+    (run.artifact / "link").symlink_to("/etc/passwd")
+    for module in (results_tabs, results_tabs.cards):
+        monkeypatch.setattr(module, "st", screen)
+    results_tabs.files(run)
+    ((rows,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
+    assert {row["File"]: row["sha256"] for row in rows} == {
+        "a.safetensors": "11", "old/a.safetensors": "–", "receipt.json": "–",
+        "tokenizer.json": "22",
+    }  # fmt: skip
+    assert rows[0]["Size"] == "1.50 kB"
+
+
+@pytest.mark.parametrize(
+    ("proof", "says"),
+    [
+        ({"equal": True, "loaded_with": "PEFT"}, ":material/verified: Read back with PEFT"),
+        ({"equal": False, "loaded_with": "PEFT"}, ":red[:material/warning: Read back, it differs"),
+        ({"equal": "yes"}, ":red[:material/warning: Read back, it differs"),
+        ({"equal": True, "error": "It fell."}, ":red[:material/warning: Read back, it differs"),
+        ({}, ""),
+    ],
+)
+def test_a_result_is_called_verified_only_if_it_was_read_back_as_equal(
+    monkeypatch: pytest.MonkeyPatch, proof: dict[str, Any], says: str
+) -> None:
+    run, screen = make_run(1), Screen()
+    run.artifact.mkdir()
+    write_json(run.artifact / "receipt.json", {"proof": proof})
+    for module in (results_view, results_view.downloads):
+        monkeypatch.setattr(module, "st", screen)
+    results_view._result(run)
+    captions = [text for text in screen.texts("caption") if "Read back" in text]
+    assert [text.startswith(says) for text in captions] == ([True] if says else [])
+
+
+def test_only_results_of_the_same_base_can_be_combined(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [make_run(number) for number in (1, 2, 3, 4)]
+    for run, model in zip(runs, ("org/a", "org/b", "org/a", "org/a"), strict=True):
+        write_json(run.spec, (read_object(run.spec) or {}) | {"model": model})
+    for run in runs[:3]:  # the last one has no result
+        run.artifact.mkdir()
+    screen = Screen(**{"results.combine.with": []})
+    screen.session_state["results.combine.type"] = next(iter(combine.TYPES))
+    monkeypatch.setattr(results_forms, "st", screen)
+    monkeypatch.setattr(results_forms.job_panel, "follow", lambda *rest: False)
+    for name, value in (("why_not", ""), ("is_lora", True)):
+        monkeypatch.setattr(results_forms.lora_form, name, lambda run, value=value: value)
+    results_forms.combine_form(runs[0])
+    (options,) = [args[1] for kind, args, _ in screen.calls if kind == "multiselect"]
+    assert options == [runs[2].id]
 
 
 def test_a_card_that_holds_anything_is_read(trained: list[RunDir]) -> None:

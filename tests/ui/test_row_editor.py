@@ -95,6 +95,22 @@ def test_rows_are_searched_dropped_and_kept_as_a_new_dataset(open_page: Page) ->
     assert state["data.format.upload:tickets-edited.jsonl"] == "labels", "read as the old one"
 
 
+def test_a_dropped_row_is_out_of_the_table_and_an_edited_one_shows_its_new_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset_id, screen = upload(ROWS), Screen()
+    monkeypatch.setattr(row_editor, "st", screen)
+    screen.session_state["data.rows.search"] = "ticket"
+    edits = row_editor._edits(dataset_id)
+    edits["dropped"].add(4)
+    edits["changes"][1] = {"text": "a new text"}
+    row_editor.show(dataset_id)
+    ((frame,),) = [args for kind, args, _ in screen.calls if kind == "data_editor"]
+    assert list(frame["row"]) == [1, 2, 3, 4, 6]
+    assert list(frame["text"])[1] == "a new text"
+    assert "1 row edited, 1 dropped, 5 left." in screen.texts("caption")
+
+
 def test_all_edits_are_undone(open_page: Page) -> None:
     dataset_id = upload(ROWS)
     at = open_page("data", dataset=dataset_id)

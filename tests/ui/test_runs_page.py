@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from starlette.testclient import TestClient
 
 from lab import paths, process
 from lab.atomic_files import write_json
+from lab.errors import LabError
 from lab.runs import index
 from lab.runs.outcomes import outcome
-from lab.ui import downloads, end_card, links, runs_bar, runs_view
+from lab.ui import downloads, end_card, import_panel, links, runs_bar, runs_view
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
@@ -167,7 +170,7 @@ def test_why_a_button_is_off_names_the_run_as_it_is(bar: Bar) -> None:
     process.register(run, os.getpid())
     runs_bar.show([index.entry(run)])
     helps = {named.get("key"): named.get("help") for named in bar.named("button", "popover")}
-    assert helps["runs.delete"] == "Stop \\*v1\\* first."
+    assert helps["runs.delete"] == "Stop \\*v1\\* first." and bar.is_disabled("runs.delete")
     assert helps["runs.chat"] == "\\*v1\\* has no trained model yet."
 
 
@@ -184,6 +187,31 @@ def test_several_runs_are_tagged_and_archived_at_once(bar: Bar) -> None:
     assert all(index.entry(run).is_archived for run in runs)
     runs_bar.show([index.entry(run) for run in runs])
     assert not any(index.entry(run).is_archived for run in runs), "all archived: taken back"
+
+
+def test_tags_are_added_to_those_that_a_run_has(bar: Bar) -> None:
+    runs = [run_with(1, labels={"tags": "old, good"}), run_with(2, labels={"tags": "fine"})]
+    bar.pressed = ("runs.tags.save",)
+    bar.answers = {"runs.tags.add": " small ,, small", "runs.tags.remove": ["old"]}
+    runs_bar.show([index.entry(run) for run in runs])
+    assert [index.entry(run).tags for run in runs] == [("good", "small"), ("fine", "small")]
+
+
+def test_of_runs_of_which_some_are_archived_all_are_archived(bar: Bar) -> None:
+    runs = [run_with(1, labels={"archived": True}), run_with(2)]
+    bar.pressed, bar.answers = ("runs.archive",), {"runs.tags.remove": []}
+    runs_bar.show([index.entry(run) for run in runs])
+    assert [index.entry(run).is_archived for run in runs] == [True, True]
+
+
+@pytest.mark.parametrize(("shows_archived", "listed"), [(False, ["run 2"]), (True, ["run 1"])])
+def test_archived_runs_are_listed_apart(bar: Bar, shows_archived: bool, listed: list[str]) -> None:
+    run_with(1, labels={"archived": True})
+    run_with(2)
+    bar.answers = {"runs.search": "", "runs.archived": shows_archived}
+    bar.pills = lambda *_, **named: []  # type: ignore[attr-defined]
+    entries = runs_view.search(index.entries())
+    assert [entry.name for entry in entries] == listed
 
 
 def test_what_cannot_be_deleted_is_named_and_the_others_are_deleted(
@@ -232,3 +260,61 @@ def test_a_trained_model_is_taken_away_as_the_folder_that_peft_loads(bar: Bar) -
     names = zipfile.ZipFile(io.BytesIO(reply.content)).namelist()
     folder = f"{run.id}-model"
     assert names == [f"{folder}/adapter_config.json", f"{folder}/receipt.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "record", "status"),
+    [
+        ("gguf-Q8_0", {"finish": "done"}, 200),
+        ("gguf-Q8_0", {"finish": "failed", "error": "It differs."}, 404),
+        ("gguf-Q8_0", {"phase": "writing"}, 404),
+        ("gguf-Q8_0", None, 404),
+        ("gguf-F16", {"finish": "done"}, 404),
+        ("gguf-..", {"finish": "done"}, 404),
+    ],
+)
+def test_an_export_goes_out_once_it_is_finished_and_proven(
+    content: str, record: dict[str, Any] | None, status: int
+) -> None:
+    run = run_with(1)
+    run.exports.mkdir()
+    (run.exports / "Q8_0.gguf").write_bytes(b"a model")
+    if record is not None:
+        write_json(
+            run.exports / "gguf-Q8_0.json", {"process": process.identity(os.getpid()), **record}
+        )
+    client = TestClient(Starlette(routes=downloads.ROUTES))
+    reply = client.get(f"/download/{run.id}/{content}")
+    assert reply.status_code == status
+    assert (reply.content == b"a model") == (status == 200)
+    if status == 200:
+        name = f'filename="{run.id}-Q8_0.gguf"'
+        assert name in reply.headers["content-disposition"]
+
+
+def test_a_whole_run_goes_out_as_a_file_of_which_nothing_is_left() -> None:
+    run = run_with(1, BASE)
+    client = TestClient(Starlette(routes=downloads.ROUTES))
+    reply = client.get(f"/download/{run.id}/run")
+    assert reply.status_code == 200 and zipfile.is_zipfile(io.BytesIO(reply.content))
+    assert list(paths.home().glob(".export-*")) == []
+    assert client.get("/download/20200101-000000-lora-zzzz/run").status_code == 404
+    assert client.get(f"/download/{run.id}/result").status_code == 404, "it has no trained model"
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_an_imported_file_is_whole_and_not_left_beside_the_runs(
+    monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
+    content = b"x" * ((1 << 20) + 5)
+
+    def import_run(file: Path) -> paths.RunDir:
+        assert file.read_bytes() == content
+        if is_refused:
+            raise LabError("This is no run.")
+        return run_with(1)
+
+    monkeypatch.setattr(import_panel.export_import, "import_run", import_run)
+    with pytest.raises(LabError) if is_refused else contextlib.nullcontext():
+        assert import_panel._import(io.BytesIO(content)).result.exists()
+    assert list((paths.home() / "uploads").iterdir()) == []

@@ -18,6 +18,7 @@ from lab.compare import votes
 from lab.ui import vote_outcome, vote_setup, vote_view
 from tests.compare.test_votes import A, B, C, answered, session_with
 from tests.ui.conftest import Page, words
+from tests.ui.screen import Screen
 from tests.ui.test_chat_view import result
 
 
@@ -127,6 +128,35 @@ def test_a_set_asks_ahead_and_goes_on_after_a_reload(
     assert "Ended before the planned 3." in words(again)
 
 
+@pytest.mark.parametrize(
+    ("planned", "there_are", "drawn", "votes_planned"),
+    [(3, 500, 6, 3), (3, 2, 2, 2), (None, 500, 100, None), (300, 500, 400, 300)],
+)
+def test_a_set_has_prompts_to_spare_for_those_that_are_skipped(
+    names: list[str], monkeypatch: pytest.MonkeyPatch,
+    planned: int | None, there_are: int, drawn: int, votes_planned: int | None,
+) -> None:  # fmt: skip
+    def prompts(source: str, most: int, seed: int) -> list[str]:
+        return [f"{source} {seed} {number}" for number in range(min(most, there_are))]
+
+    screen = Screen()
+    monkeypatch.setattr(vote_setup, "st", screen)
+    monkeypatch.setattr(vote_setup.prompt_sets, "prompts", prompts)
+    monkeypatch.setattr(votes, "MAX_PROMPTS", 400)
+    vote_setup.begin(names, {}, {}, source="a set", planned=planned, seed=7, voter="me")
+    session = votes.read(screen.session_state["vote.id"])
+    assert len(session.prompts) == drawn and session.prompts[-1].prompt == f"a set 7 {drawn - 1}"
+    assert session.planned == votes_planned, "no more than there are to vote on"
+
+
+def test_the_address_of_a_vote_names_no_model(
+    open_page: Page, models: Models, names: list[str]
+) -> None:
+    session = votes.create(names, planned=1, prompts=["one"])
+    at = open_page("chat", vote=session.id, models=",".join(names))
+    assert "models" not in at.query_params and "wren" not in words(at)
+
+
 def test_a_set_of_identical_answers_ends_without_a_vote(
     open_page: Page, models: Models, names: list[str]
 ) -> None:
@@ -153,6 +183,52 @@ def test_a_missing_answer_is_asked_for_again(
     pressed(at, "vote.again")
     at.run()
     assert "Answer A" in words(at) and session_at(at).prompts[0].skipped == ""
+
+
+def test_a_prompt_is_asked_ahead_as_long_as_votes_are_to_come(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_ahead: list[int] = []
+    monkeypatch.setattr(vote_view, "ask", lambda session, index: asked_ahead.append(index))
+    session = session_with("one", "two", "three", planned=1, source="a set")
+    session.take_answers(0, answered("x", "y"))
+    vote_view._ask_ahead(session, 0)
+    assert asked_ahead == [1], "the next one, and no more"
+    session.vote(0, A)
+    vote_view._ask_ahead(session, 0)
+    assert asked_ahead == [1], "nobody votes on another one"
+
+
+def test_an_identical_prompt_gives_its_place_to_the_next(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(vote_view, "st", screen)
+    session = session_with("one", "two", source="a set")
+    session.take_answers(0, answered("x", "x"))
+    screen.session_state[f"vote.at.{session.id}"] = 0
+    assert vote_view.at_hand(session) == 1
+    other = session_with("one", "two", source="a set")
+    other.take_answers(0, answered("x", "", finish="failed"))
+    screen.session_state[f"vote.at.{other.id}"] = 0
+    assert other.prompts[0].skipped == votes.FAILED
+    assert vote_view.at_hand(other) == 0, "it can be asked again"
+
+
+def test_after_the_last_vote_a_vote_can_be_changed_and_none_given(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_with("one", "two", planned=1)
+    for index in (0, 1):
+        session.take_answers(index, answered("x", "y"))
+    session.vote(0, A)
+    for index, is_disabled in ((0, False), (1, True)):
+        screen = Screen()
+        monkeypatch.setattr(vote_view, "st", screen)
+        vote_view._buttons(session, index)
+        buttons = {named["key"]: named.get("disabled") for named in screen.named("button")}
+        assert buttons.pop("vote.names", False) is None, "the names can be shown"
+        assert buttons == dict.fromkeys((f"vote.{n}" for n in (1, 2, 3, 4)), is_disabled)
 
 
 def test_a_vote_that_is_gone_is_told(open_page: Page, names: list[str]) -> None:
