@@ -6,6 +6,8 @@ import errno
 import os
 from dataclasses import asdict, dataclass
 
+from lab.formatting import quantity
+
 MAX_PROBLEMS = 20  # that a message lists; the error keeps all
 
 
@@ -42,7 +44,7 @@ class SpecError(LabError):
         subject: str = "the spec",
     ) -> None:
         self.problems = problems
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        count = quantity(len(problems), "problem")
         lines = [f"  {problem.field}: {problem.message}" for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             lines.append(f"  and {len(problems) - MAX_PROBLEMS} more.")

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from lab.dataclass_json import read
+from lab.formatting import quantity
 from lab.hub.progress import DownloadForecast
 
 
@@ -204,7 +205,7 @@ def rows_in_words(settings: StepSettings | None) -> str:
     """Which rows a memory figure rests on; "" where it was stored without."""
     if settings is None or not settings.longest_row:
         return ""
-    tokens = "1 token" if settings.longest_row == 1 else f"{settings.longest_row:,} tokens"
+    tokens = quantity(settings.longest_row, "token")
     if settings.knows_rows:
         return f"longest {'packed ' if settings.packed else ''}row of the dataset: {tokens}"
     return f"rows of max_length, {tokens}: the dataset is not read"

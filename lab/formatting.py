@@ -22,6 +22,11 @@ def count(value: float | None) -> str:
     return _scaled(value, ((1e9, " B"), (1e6, " M"), (1e3, " k"), (1, "")), digits=1)
 
 
+def quantity(value: float, noun: str) -> str:
+    """1 and "row" → "1 row", 1234 → "1,234 rows". The plural of `noun` ends in s."""
+    return f"{value:,.0f} {noun}" if value == 1 else f"{value:,.0f} {noun}s"
+
+
 def size(value: float | None) -> str:
     """Bytes in powers of ten: 23118622 → "23.12 MB"."""
     return _scaled(value, ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B")), digits=2)

@@ -73,3 +73,10 @@ def test_floating_point_operations_are_short_and_without_a_plus(value: float, wo
 def test_budgets_say_their_unit() -> None:
     assert formatting.budget(20_000, "tokens") == "20,000 tokens"
     assert formatting.budget(2e13, "flops") == "2e13 FLOPs"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")]
+)
+def test_what_is_counted_is_singular_only_once(value: int, text: str) -> None:
+    assert formatting.quantity(value, "row") == text

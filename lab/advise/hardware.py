@@ -13,6 +13,7 @@ from lab.advise.options import Option
 from lab.advise.recommend import usd
 from lab.errors import LabError
 from lab.forecasts import Forecast, checkpointed_layers
+from lab.formatting import quantity
 from lab.gpu_table import Gpu
 
 # B2: up to so many GB, what it names
@@ -115,7 +116,7 @@ def _difference(option: Option, spec: dict[str, Any], forecast: Forecast) -> str
     parts = []
     before, after = option.spec["train"]["batch_size"], spec["train"]["batch_size"]
     if before != after:
-        rows = "1 row" if after == 1 else f"{after} rows"
+        rows = quantity(after, "row")
         parts.append(f"{rows} a pass instead of {before}")
     layers = [checkpointed_layers(each.settings) for each in (option.forecast, forecast)]
     if layers[0] != layers[1]:

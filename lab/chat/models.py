@@ -16,6 +16,7 @@ from lab.chat import adapters
 from lab.chat.adapters import PeftAdapter
 from lab.data import chat_template, rendering, template_lock
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.hub import repository
 from lab.hub.branches import BranchWatch
 from lab.methods import Context
@@ -286,10 +287,10 @@ def _take_template(tokenizer: Any, result: ModelRef) -> str:
     rendering.configure(tokenizer, args=settings.args, date=settings.date)
     if known == vocabulary:
         return ""
-    count = len(known.items() ^ vocabulary.items())
+    differing = quantity(len(known.items() ^ vocabulary.items()), "token")
     return (
-        f"The tokenizer of {result.name} differs from the base's in {count:,} tokens: the prompts "
-        "have the same text, and may have other tokens."
+        f"The tokenizer of {result.name} differs from the base's in {differing}: the prompts have "
+        "the same text, and may have other tokens."
     )
 
 

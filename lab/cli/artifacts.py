@@ -17,7 +17,7 @@ from lab.cli.console import Output, console, result_of, say, table
 from lab.data import catalog as datasets
 from lab.errors import LabError
 from lab.export import combine, push
-from lab.formatting import size
+from lab.formatting import quantity, size
 from lab.hub import upload
 from lab.schema import quote
 
@@ -173,7 +173,10 @@ def _confirm(name: str, visibility: str, files: dict[str, Any]) -> None:
         raise LabError(
             f"Nobody is there to confirm the upload to {quote(name)} as {visibility}.", "Add --yes."
         )
-    say(f"{len(files)} files go to {name}, which will be {visibility}: {', '.join(sorted(files))}")
+    say(
+        f"{quantity(len(files), 'file')} to upload to {name}, which will be {visibility}: "
+        f"{', '.join(sorted(files))}"
+    )
     if input("Type the name to confirm: ").strip() != name:
         raise LabError("That is another name. Nothing was uploaded.")
 

@@ -19,6 +19,7 @@ from lab.chat.side_by_side import answer_all, prompt_warning
 from lab.cli import downloads
 from lab.cli.console import Output, console, say
 from lab.errors import LabError, Problem
+from lab.formatting import quantity
 
 # the options of the command line by the fields of a request, whose bounds they share
 OPTIONS = {
@@ -137,14 +138,16 @@ def ask(
     conversation = [{"role": "user", "content": prompt}]
     if quiet or not console.is_terminal:
         return answer_all(names, conversation, options)
-    with console.status(f"Asking {len(names)} models …"):
+    with console.status(f"Asking {quantity(len(names), 'model')} …"):
         return answer_all(names, conversation, options)
 
 
 def show(prompt: str, answers: list[ModelAnswer]) -> None:
     console.print(Text(prompt, style="bold"))
     for answer in answers:
-        foot = f"{len(answer.token_ids)} tokens, {answer.seconds:.1f} s, {answer.finish}"
+        foot = (
+            f"{quantity(len(answer.token_ids), 'token')}, {answer.seconds:.1f} s, {answer.finish}"
+        )
         console.print(Panel(Text(answer.text), title=escape(answer.model), subtitle=foot))
     for answer in answers:
         if answer.receipt.warning:

@@ -19,7 +19,7 @@ from lab.compare import race, scored_rows
 from lab.compare.comparison import AXES, Comparison, compare
 from lab.errors import LabError
 from lab.evals.score import TITLES
-from lab.formatting import count, duration, size
+from lab.formatting import count, duration, quantity, size
 from lab.paths import RunDir
 from lab.schema import quote
 
@@ -112,7 +112,8 @@ def show_scores(comparison: Comparison) -> None:
              *(score_text(scored.model(model).figures.get(key)) for key in keys)]
             for model in scored.models
         ]  # fmt: skip
-        title = f"Scores on {escape(scored.sheet.dataset)}: {len(scored.sheet.questions)} questions"
+        questions = quantity(len(scored.sheet.questions), "question")
+        title = f"Scores on {escape(scored.sheet.dataset)}: {questions}"
         table(title, ["", *(TITLES[key] for key in keys)], rows, right="l" + "r" * len(keys))
         for pair in scored_rows.differences(scored):
             say(pair.in_words(*(names.get(each, "The base") for each in (pair.first, pair.second))))

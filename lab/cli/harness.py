@@ -13,6 +13,7 @@ from lab.errors import LabError
 from lab.evals import harness_tasks, lm_eval_scores
 from lab.evals.harness_tasks import TaskScores
 from lab.evals.lm_eval_scores import SetScores
+from lab.formatting import quantity
 
 
 def add(verb: Any) -> None:
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
 def _show_set(scores: SetScores) -> None:
     table(
-        f"lm-eval {scores.version} on {scores.set}: {scores.rows} questions",
+        f"lm-eval {scores.version} on {scores.set}: {quantity(scores.rows, 'question')}",
         ["model", "accuracy (acc_norm)", "centred"],
         [[each.model, f"{each.accuracy:.3f}", f"{each.centred:.3f}"] for each in scores.models],
         right="lrr",
@@ -65,10 +66,10 @@ def _show_task(scores: TaskScores) -> None:
             spread = "" if error is None else f" ± {error:.3f}"
             cells.append(f"{each.figures[name]:.3f}{spread}")
         rows.append(cells)
-    shots = f", {scores.shots} examples in each prompt" if scores.shots else ""
+    shots = f", {quantity(scores.shots, 'example')} in each prompt" if scores.shots else ""
     table(
         f"lm-eval {scores.version}, task {scores.task} on {scores.dataset}: "
-        f"{scores.rows} rows{shots}",
+        f"{quantity(scores.rows, 'row')}{shots}",
         ["model", *names],
         rows,
         right="l" + "r" * len(names),

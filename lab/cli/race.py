@@ -22,7 +22,7 @@ from lab.compare.race_file import PROBE
 from lab.compare.race_start import PlannedRun, RaceForecast, RaceTerms
 from lab.compare.ready_races import ReadyRace
 from lab.errors import LabError
-from lab.formatting import count, duration, size
+from lab.formatting import count, duration, quantity, size
 from lab.paths import RunDir
 from lab.runs import ladder
 from lab.runs.status import status
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> Output:
         ),
     )
     if not quiet:
-        console.print(f"[bold]{race_id}[/bold]: {len(runs)} runs in the queue")
+        console.print(f"[bold]{race_id}[/bold]: {quantity(len(runs), 'run')} in the queue")
     if not arguments.wait:
         return _started(race_id, notes, planned, runs, total)
     failed = 0
@@ -136,7 +136,7 @@ def _show_plan(total: RaceForecast, notes: list[str]) -> None:
     about = "" if total.is_measured else "about "
     time = f"{about}{duration(total.seconds)}" if total.seconds is not None else "unknown time"
     console.print(
-        f"{total.runs} runs: {time}, {size(total.peak_bytes)} of memory at most, "
+        f"{quantity(total.runs, 'run')}: {time}, {size(total.peak_bytes)} of memory at most, "
         f"{size(total.disk_bytes)} of disk"
     )
     for note in notes:

@@ -14,6 +14,7 @@ from lab.data import catalog
 from lab.errors import LabError
 from lab.evals import score as scoring
 from lab.evals.score_sheets import ScoreSheet
+from lab.formatting import quantity
 
 MAX_ANSWER_CHARS = 160  # characters of an answer that is shown
 
@@ -110,7 +111,7 @@ class Difference:
 def _show(sheet: ScoreSheet, extremes: dict[str, Extremes], differences: list[Difference]) -> None:
     names = list(next(iter(sheet.models.values())).figures)
     table(
-        f"{sheet.dataset}: {len(sheet.questions)} questions",
+        f"{sheet.dataset}: {quantity(len(sheet.questions), 'question')}",
         ["model", *(scoring.TITLES[name] for name in names)],
         [
             [model, *(f"{scored.figures[name]:.3f}" for name in names)]

@@ -117,7 +117,8 @@ def _score_notes(scores: RaceScores) -> list[str]:
         return []
     base = scores.models.get(race_scores.BASE, {})
     words = ", ".join(f"{TITLES[name]} {value:.3f}" for name, value in base.items())
-    return [f"Scored on {scores.questions} questions of {scores.dataset}; the base: {words}."]
+    questions = formatting.quantity(scores.questions, "question")
+    return [f"Scored on {questions} of {scores.dataset}; the base: {words}."]
 
 
 def evidence_id(race: Race) -> str:

@@ -23,6 +23,7 @@ from lab.evals import score, score_sheets
 from lab.evals.score import TITLES
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoreSheet
 from lab.evals.scores import macro_f1
+from lab.formatting import quantity
 from lab.paths import RunDir
 
 # figures that are no mean over rows, and the labels that they are made of
@@ -82,7 +83,7 @@ class RowDifference:
 
 
 def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
+    return quantity(count, "row")
 
 
 def p_in_words(p: float) -> str:

@@ -191,7 +191,8 @@ class FetchState:
     def progress(self) -> str:
         """ "1.20 MB of 4.00 MB, 2.00 MB/s", then "12,000 rows of 50,000"."""
         if self.rows:
-            return f"{self.rows:,} rows" + (f" of {self.total:,}" if self.total else "")
+            rows = formatting.quantity(self.rows, "row")
+            return rows + (f" of {self.total:,}" if self.total else "")
         if not self.total_bytes:
             return "0 rows so far"
         words = f"{formatting.size(self.bytes)} of {formatting.size(self.total_bytes)}"

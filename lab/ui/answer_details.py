@@ -12,6 +12,7 @@ from lab.chat import client, conversations, examples
 from lab.chat.answers import AnswerReceipt
 from lab.chat.conversations import Answer, Chat
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.ui import cards, chat_panes
 from lab.ui.markdown_safety import run_action, user_errors
 from lab.visible import visible
@@ -88,8 +89,8 @@ def _tokens(chat: Chat, turn_index: int, name: str, answer: Answer) -> None:
     st.html(token_html(answer, scored[chosen or name]))
     total, perplexity = _sums(scored[chosen or name])
     st.caption(
-        f"{len(answer.log_probabilities)} tokens, log-probability {total:.1f}, perplexity "
-        f"{perplexity:.2f}. Hover over a token for its probability."
+        f"{quantity(len(answer.log_probabilities), 'token')}, log-probability {total:.1f}, "
+        f"perplexity {perplexity:.2f}. Hover over a token for its probability."
     )
 
 
@@ -149,7 +150,7 @@ def _example(chat: Chat, turn_index: int, name: str, answer: Answer) -> None:
         except (LabError, OSError) as error:
             st.error(visible(str(error)))
         else:
-            st.success(f"{dataset} has {rows} rows. Open it on the Data page.")
+            st.success(f"{dataset} has {quantity(rows, 'row')}. Open it on the Data page.")
 
 
 def _go_on(chat: Chat, turn_index: int, name: str) -> None:

@@ -52,7 +52,7 @@ def show() -> None:
         return
     words = st.text_input("Search", key="history.search", placeholder="Words of a conversation")
     matches = [chat for chat in chats if contains(chat, words)]
-    st.caption(f"{len(matches)} of {len(chats)} conversations")
+    st.caption(f"{len(matches)} of {formatting.quantity(len(chats), 'conversation')}")
     for chat in matches[:MAX_LISTED]:
         _row(chat)
 
@@ -71,7 +71,7 @@ def _row(chat: Chat) -> None:
         horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"
     )
     dots = " ".join(chat_panes.pane(name).dot for name in chat.models)
-    turns = "1 turn" if len(chat.turns) == 1 else f"{len(chat.turns)} turns"
+    turns = formatting.quantity(len(chat.turns), "turn")
     row.markdown(
         f"{dots} {escape_markdown(chat.name)}  \n:gray[{turns} · {formatting.when(chat.changed)}]",
         width="stretch",

@@ -124,7 +124,7 @@ def _memory() -> None:
         st.caption("No model is in memory. The first question loads them.")
         return
     sizes = health.bytes
-    count = "1 model" if len(health.loaded) == 1 else f"{len(health.loaded)} models"
+    count = formatting.quantity(len(health.loaded), "model")
     used = f", {formatting.size(sum(sizes.values()))}" if sizes else ""
     ends = health.ends_in_s
     idle = f" They are unloaded in {formatting.duration(ends)}." if ends and ends > 0 else ""

@@ -168,10 +168,10 @@ def foot(answer: Answer) -> str:
         if not answer.tokens:
             since = f" {time.time() - answer.started:.0f} s" if answer.started else ""
             return f"{escape_markdown(answer.phase)} …{since}"
-        return f"answering · {answer.tokens} tokens{_rate(answer)}"
+        return f"answering · {formatting.quantity(answer.tokens, 'token')}{_rate(answer)}"
     parts = []
     if answer.tokens:
-        parts.append(f"{answer.tokens} tokens{_rate(answer)}")
+        parts.append(f"{formatting.quantity(answer.tokens, 'token')}{_rate(answer)}")
     if answer.seconds_to_first_token is not None:
         parts.append(f"first after {_short(answer.seconds_to_first_token)}")
     if answer.finish in ENDS:

@@ -158,7 +158,8 @@ def _hub() -> str:
         dataset = listed[choice]
         st.caption(
             escape_markdown(
-                f"{dataset.rows:,} rows, {dataset.format}, {dataset.license}. {dataset.summary}"
+                f"{formatting.quantity(dataset.rows, 'row')}, {dataset.format}, "
+                f"{dataset.license}. {dataset.summary}"
             )
         )
     with user_errors():

@@ -24,6 +24,7 @@ from lab.data.preview_types import (
     Token,
 )
 from lab.errors import MAX_PROBLEMS, LabError, SpecError
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.preflight.client import planner
 from lab.recent import Recent
@@ -198,7 +199,7 @@ def load_preview(spec: dict[str, Any]) -> DatasetPreview | None:
     max_examples = st.segmented_control(
         "Look at the first",
         PREVIEW_SIZES,
-        format_func=lambda count: f"{count:,} rows",
+        format_func=lambda count: quantity(count, "row"),
         default=PREVIEW_SIZES[0],
         required=True,
         key="data.most",
@@ -274,8 +275,8 @@ def show_template_notes(preview: DatasetPreview) -> None:
     if padding is not None:
         shares = map(formatting.percent, (padding.shuffled, padding.grouped, padding.packed))
         text = ":material/compress: Padding: {} shuffled, {} grouped by length, {} packed ({})."
-        packed = f"{padding.examples:,} examples into {padding.sequences:,} sequences"
-        st.markdown(text.format(*shares, packed))
+        pieces = quantity(padding.examples, "example"), quantity(padding.sequences, "sequence")
+        st.markdown(text.format(*shares, " into ".join(pieces)))
 
 
 COLOURS = {"light": ("#0b7a7526", "#075e5a"), "dark": ("#2bb8ac40", "#8ee5dc")}
@@ -328,7 +329,7 @@ def show_rows(preview: DatasetPreview) -> None:
     example = examples[int(row_number) - 1]
     cut = " (truncated)" if example.truncated else ""
     st.caption(
-        f"Row {example.row} of the file: {len(example.tokens)} tokens{cut}, "
+        f"Row {example.row} of the file: {quantity(len(example.tokens), 'token')}{cut}, "
         f"{example.counted} trained (highlighted)."
     )
     with st.container(border=True, height=340):
@@ -393,7 +394,7 @@ def first_batch(run: RunDir) -> None:
         for row in rows:
             sources = ", ".join(map(str, row.sources))
             st.caption(
-                f"Rows {sources} of the file: {row.length} tokens, "
+                f"Rows {sources} of the file: {quantity(row.length, 'token')}, "
                 f"{row.counted} trained (highlighted)."
             )
             st.html(coloured(row.tokens, row.lengths))

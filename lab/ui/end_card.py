@@ -54,7 +54,7 @@ def _headline(run: RunDir) -> str:
 def _costs(run: RunDir, summary: TrainingSummary) -> str:
     steps, seconds, peak = summary.step, summary.seconds, summary.peak_bytes
     parts = [
-        f"{steps:,.0f} steps" if steps else "",
+        formatting.quantity(steps, "step") if steps else "",
         f"{formatting.duration(seconds)} of training" if seconds else "",
         f"peak {formatting.size(peak)}" if peak else "",
         f"trained model {formatting.size(size_of(run.artifact))}" if run.artifact.is_dir() else "",

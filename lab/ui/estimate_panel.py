@@ -145,7 +145,7 @@ def _time(runtime: RuntimeForecast, disk: DiskForecast | None) -> None:
     grid.metric("Run time", formatting.duration(runtime.whole_s))
     grid.metric("Tokens", f"{runtime.tokens:,}")
     grid.metric("Disk", formatting.size(disk.total if disk else None))
-    steps = "1 step" if runtime.steps == 1 else f"{runtime.steps:,} steps"
+    steps = formatting.quantity(runtime.steps, "step")
     energy = f" · {runtime.energy_wh:,.1f} Wh" if runtime.energy_wh else ""
     basis = (
         "from finished runs on this machine"

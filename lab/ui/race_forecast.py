@@ -166,7 +166,8 @@ def _words(
     seeds, rungs = int(st.session_state[race_form.SEEDS]), race_form.rungs()
     if is_checking:
         runs = race_start.count_runs(total, seeds, rungs)
-        st.markdown(f"**{runs} runs** · :gray[checking {total - len(fitting)} of {total} …]")
+        checking = f":gray[checking {total - len(fitting)} of {total} …]"
+        st.markdown(f"**{formatting.quantity(runs, 'run')}** · {checking}")
         return
     planned = race_start.plan(fitting, seeds, rungs)
     left_out = total - len(fitting)
@@ -186,7 +187,7 @@ def _words(
 
 def in_words(total: race_start.RaceForecast) -> str:
     """ "9 runs · about 1 h 12 min · 3.2 GB at most · 2.5 GB of disk" as Markdown."""
-    parts = [f"**{total.runs} runs**"]
+    parts = [f"**{formatting.quantity(total.runs, 'run')}**"]
     if total.seconds is not None:
         about = "" if total.is_measured else "about "
         parts.append(f":material/timer: {about}{formatting.duration(total.seconds)}")

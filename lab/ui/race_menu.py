@@ -74,7 +74,7 @@ def facts(ready: ReadyRace) -> str:
     """ "6 runs · 6,000 tokens each · tests C14 · measured with 24,000 tokens in 10 min on …"."""
     runs = race_start.count_runs(len(ready.contestants), ready.seeds, ready.ladder)
     axis, _, amount = ready.budget.partition("=")
-    parts = [f"{runs} runs", f"{formatting.budget(float(amount), axis)} each"]
+    parts = [formatting.quantity(runs, "run"), f"{formatting.budget(float(amount), axis)} each"]
     if ready.claims:
         parts.append(f"tests {', '.join(ready.claims)}")
     known = next((each for each in evidence.all_evidence() if each.id == ready.name), None)

@@ -76,7 +76,7 @@ def _stop(now: list[RunCell]) -> None:
     waiting = [cell for cell in now if cell.status.state == "queued"]
     if not waiting:
         return
-    waiting_runs = f"{len(waiting)} runs" if len(waiting) > 1 else "1 run"
+    waiting_runs = formatting.quantity(len(waiting), "run")
     with st.popover("Stop after this run", icon=":material/stop:", key="race.stop"):
         st.markdown(
             f"{waiting_runs} waiting in the queue will be removed; the run in training continues."

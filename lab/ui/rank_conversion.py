@@ -7,7 +7,7 @@ import streamlit as st
 from lab import dataclass_json
 from lab.background_job import JobRecord
 from lab.export import lora_form
-from lab.formatting import size
+from lab.formatting import quantity, size
 from lab.paths import RunDir
 from lab.rank import convert
 from lab.rank.spectrum import ENERGY
@@ -54,11 +54,11 @@ def _outcome(job: JobRecord) -> None:
     ranks = sorted(outcome.ranks.values())
     st.markdown(
         f"{100 * outcome.energy:g} % of the energy: rank {ranks[0]} to {ranks[-1]}, median "
-        f"{ranks[len(ranks) // 2]}, in {len(ranks)} layers; {size(outcome.bytes_before)} → "
-        f"{size(outcome.bytes_after)}. Evaluation loss {shown_loss(outcome.loss_before)} → "
-        f"**{shown_loss(outcome.loss_after)}**. Largest logit difference "
-        f"{outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.3g} % of their spread; "
-        f"same top token {100 * outcome.same_top:.1f} %."
+        f"{ranks[len(ranks) // 2]}, in {quantity(len(ranks), 'layer')}; "
+        f"{size(outcome.bytes_before)} → {size(outcome.bytes_after)}. Evaluation loss "
+        f"{shown_loss(outcome.loss_before)} → **{shown_loss(outcome.loss_after)}**. Largest logit "
+        f"difference {outcome.largest_difference:.2g}, {100 * outcome.share_of_spread:.3g} % of "
+        f"their spread; same top token {100 * outcome.same_top:.1f} %."
     )
     if outcome.fidelity**2 < outcome.energy - OUTSIDE:
         st.caption(

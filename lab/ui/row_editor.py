@@ -11,6 +11,7 @@ import streamlit as st
 from lab.atomic_files import file_identity
 from lab.data import catalog, row_table
 from lab.data.row_table import Cells, RowTable
+from lab.formatting import quantity
 from lab.recent import Recent
 from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 
@@ -149,7 +150,7 @@ def _save(dataset_id: str, table: RowTable, edits: dict[str, Any]) -> None:
             _take_over(dataset_id, added.id)
         st.button("Undo all", icon=":material/undo:", key="data.rows.undo", on_click=_undo,
                   args=(dataset_id,))  # fmt: skip
-    rows = "1 row" if len(edited) == 1 else f"{len(edited):,} rows"
+    rows = quantity(len(edited), "row")
     st.caption(f"{rows} edited, {len(dropped):,} dropped, {len(records):,} left.")
 
 

@@ -101,7 +101,7 @@ def table(entries: list[RunSummary]) -> list[RunSummary]:
         st.caption("No matching runs.")
         return []
     # a line of its own: the toolbar of the table lies over what stands above it
-    st.caption("1 run" if len(entries) == 1 else f"{len(entries):,} runs")
+    st.caption(formatting.quantity(len(entries), "run"))
     outcomes = [outcome(folder(entry)) for entry in entries]
     frame = rows(entries, outcomes)
     inks = [f"color: {colours.hex_of(entry.colour, is_dark())}" for entry in entries]

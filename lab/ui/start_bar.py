@@ -73,7 +73,7 @@ def _start(specs: list[dict[str, Any]], ticket: str) -> None:
 def _words(spec: RunSpec, specs: list[dict[str, Any]]) -> None:
     problems = form_problems.of_fields()
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        count = formatting.quantity(len(problems), "problem")
         first = form_problems.sentence(*next(iter(problems.items())))
         st.markdown(f":red[:material/error: **{count}:** {first}]")
         return
@@ -209,7 +209,7 @@ def show_checked() -> None:
             st.markdown(f":material/lightbulb: {escape_markdown(warning)}")
         st.caption(
             f"{formatting.count(memory.trainable)} of {formatting.count(memory.parameters)} "
-            f"parameters are trainable · {stats.examples:,} examples, about "
+            f"parameters are trainable · {formatting.quantity(stats.examples, 'example')}, about "
             f"{stats.tokens_per_row:.0f} tokens each, {stats.loss_tokens_per_row:.0f} of them "
             f"trained{rows}"
         )

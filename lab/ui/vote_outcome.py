@@ -14,6 +14,7 @@ from lab.compare import preference, votes
 from lab.compare.vote_sentences import sentences
 from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VoteSession
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.ui import chat_panes
 from lab.ui.markdown_safety import plain
 from lab.visible import visible
@@ -89,11 +90,13 @@ def _preferences(session: VoteSession) -> None:
         help="An uploaded dataset; it is created if it does not exist. Rows have prompt, chosen "
         "and rejected.",
     )  # fmt: skip
-    count = "1 preference" if len(rows) == 1 else f"{len(rows)} preferences"
+    count = quantity(len(rows), "preference")
     if row.button(f"Add {count}", icon=":material/add:", key="vote.add"):
         try:
             total = examples.append(dataset, *rows)
         except (LabError, OSError) as error:
             st.error(visible(str(error)))
         else:
-            st.success(f"{visible(dataset)} has {total} rows. Open it on the Data page.")
+            st.success(
+                f"{visible(dataset)} has {quantity(total, 'row')}. Open it on the Data page."
+            )

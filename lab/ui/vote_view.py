@@ -11,6 +11,7 @@ from lab.chat import client, conversations
 from lab.compare import votes
 from lab.compare.votes import BAD, FAILED, IDENTICAL, TIE, VotePrompt, VoteSession
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.ui import chat_turns, chat_view, vote_outcome, vote_setup
 from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_lines, escape_markdown, run_action, user_errors
@@ -144,7 +145,7 @@ def _prompt(session: VoteSession, index: int) -> None:
             with grid.cell():
                 st.markdown(f":gray[●] **Answer {letter}**")
                 st.markdown(_text(prompt, name) or ":gray[The answer is empty.]")
-                st.caption(f"{prompt.tokens[name]} tokens")
+                st.caption(quantity(prompt.tokens[name], "token"))
     if session.source:
         _ask_ahead(session, index)
         if prompt.skipped:

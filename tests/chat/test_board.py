@@ -173,7 +173,7 @@ def test_a_base_is_told_apart_from_a_result_with_further_tokens(
         patch.setattr(chat_models, "prompt_terms", lambda named: PromptTerms(tokenizer))
         terms = own(together)
     assert terms.note.startswith(
-        f"The tokenizer of {result.name} differs from the base's in 1 tokens"
+        f"The tokenizer of {result.name} differs from the base's in 1 token:"
     )
     assert terms.tokenizer.eos_token == "<|im_start|>"
     assert rendering.settings_of(terms.tokenizer).to_json() == {

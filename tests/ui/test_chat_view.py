@@ -346,7 +346,7 @@ def test_damaged_settings_of_a_conversation_are_the_defaults(screen: Screen) -> 
         (Answer(tokens=3, seconds=1.5, seconds_to_first_token=0.5, finish="stop"),
          "3 tokens · 2/s · first after 0.5 s"),
         (Answer(tokens=1, seconds=0.5, seconds_to_first_token=0.5, finish="length"),
-         "1 tokens · first after 0.5 s · reached max new tokens"),
+         "1 token · first after 0.5 s · reached max new tokens"),
         (Answer(finish="context"), "reached the end of the context"),
         (Answer(finish="stopped"), "stopped"),
         (Answer(finish="interrupted"), "interrupted: the chat process ended"),

@@ -158,7 +158,7 @@ def test_a_row_is_named_by_its_place_in_the_file(screen: Screen) -> None:
     rows = (ExampleView(3, "a", TOKENS, True, 2), ExampleView(9, "b", TOKENS[:1], False, 0))
     for number, caption in (
         (1, "Row 3 of the file: 3 tokens (truncated), 2 trained (highlighted)."),
-        (2, "Row 9 of the file: 1 tokens, 0 trained (highlighted)."),
+        (2, "Row 9 of the file: 1 token, 0 trained (highlighted)."),
     ):
         screen.answers = {"data.row": number, "data.as": "text"}
         data_view.show_rows(DatasetPreview(rows=rows))
