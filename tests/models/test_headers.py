@@ -103,3 +103,29 @@ def test_only_the_header_is_read(tmp_path: Path) -> None:
     started = time.monotonic()
     assert headers.read(file) == {"a": Stored("U8", (size,))}
     assert time.monotonic() - started < 5, "40 GB were not read"
+
+
+def test_the_bound_of_a_header_holds_for_large_files_too() -> None:
+    for over in (0, 1):
+        start = (headers.MAX_HEADER_BYTES + over).to_bytes(8, "little")
+        if over:
+            with pytest.raises(LabError, match=r"its header would have 25,000,001 bytes"):
+                headers.header_length(start, 10**12, "large")
+        else:
+            assert headers.header_length(start, 10**12, "large") == headers.MAX_HEADER_BYTES
+
+
+def test_a_link_is_no_file_of_a_result(tmp_path: Path) -> None:
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "real.safetensors")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "real.safetensors")
+    assert headers.read_if_there(tmp_path / "real.safetensors") == {"a": Stored("F32", (2,))}
+    assert headers.read_if_there(tmp_path / "link.safetensors") == {}
+    assert headers.read_if_there(tmp_path / "gone.safetensors") == {}
+
+
+def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    for time_ns, name in ((10**18, "a"), (10**18 + 1000, "b")):
+        save_file({name: np.zeros(2, np.float32)}, file)
+        os.utime(file, ns=(time_ns, time_ns))
+        assert list(headers.read(file)) == [name], "Its size is the same, its time is not."
