@@ -648,8 +648,15 @@ def test_what_a_deleted_run_leaves_elsewhere_is_said(
     ],
 )
 def test_a_bench_is_bounded(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
-) -> None:
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    says: str,
+) -> None:  # fmt: skip
+    from bench import throughput
+    from lab.cli import bench as verb
+
+    for name in ("faults", "hostile"):
+        monkeypatch.setitem(verb.BENCHES, name, lambda arguments: pytest.fail("It began."))
+    monkeypatch.setattr(throughput, "speed", lambda *_: pytest.fail("It began."))
     assert cli.main(["bench", *arguments]) == 2
     assert says in " ".join(capsys.readouterr().err.split())
 
@@ -778,3 +785,65 @@ def test_a_search_asks_for_one_model_at_least(
         assert cli.main(["models", "--search", "x[1]", "--limit", limit]) == 0
     assert limits == [1, 1, 7]
     assert "No model that writes text has 'x[1]' in its name." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prompt", " "], "The prompt is empty."),
+        ([], "chat needs models and a --prompt"),
+        (["--prompt", "x", "--temperature", "-1", "--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--prompt", "x", "--temperature", "-1"], "--temperature"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused_before_a_model_is_loaded(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], says: str,
+) -> None:  # fmt: skip
+    from lab.cli import chat
+
+    monkeypatch.setattr(chat, "answer_all", lambda *_: pytest.fail("It was not refused."))
+    assert cli.main(["chat", f"base:{tiny_model}", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_doctor_shows_speed_and_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import inventory
+    from lab.devices import HostGpu
+
+    gpu = HostGpu(0, "GPU-1", "A card", 8 * 10**9, 7 * 10**9)
+    monkeypatch.setattr(inventory.host, "describe", lambda: replace(FACTS, gpus=(gpu,)))
+    monkeypatch.setattr(inventory.host, "time_product", lambda: 57e9)
+    monkeypatch.setattr(inventory, "_problems", lambda facts, missing: ["It is [too] slow."])
+    assert cli.main(["doctor"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Memory 8.00 GB, 4.00 GB free", "Disk 50.00 GB free in /lab", "CPU speed 57 GFLOP/s",
+        "GPU A card, 8.00 GB, 7.00 GB free", "builtin:smollm2-135m-instruct: ready",
+        "Problem: It is [too] slow.",
+    ):  # fmt: skip
+        assert words in shown
+    assert "All requirements are met" not in shown and "none; training runs" not in shown
+
+
+def test_sets_of_the_hub_are_fetched_once_and_their_splits_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import hub_data
+    from lab.data import hub
+
+    fetched: list[str] = []
+    present = hub.parse("org/here").file
+    present.parent.mkdir(parents=True)
+    present.touch()
+    monkeypatch.setattr(hub_data.hub_fetch, "fetch", lambda wanted: fetched.append(str(wanted)))
+    monkeypatch.setattr(hub_data.hub, "split_note", lambda wanted: f"{wanted}: the split train.")
+    hub_data.fetch_missing({"data": {"dataset": "org/here", "eval_dataset": "org/rows"}})
+    assert fetched == ["org/rows"]
+    complaint = capsys.readouterr().err
+    assert (
+        "Fetching org/rows from the Hub ..." in complaint and "Fetching org/here" not in complaint
+    )
+    assert "org/here: the split train." in complaint and "org/rows: the split train." in complaint

@@ -20,6 +20,7 @@ from lab.compare import comparison
 from lab.compare.scored_rows import ScoredSet
 from lab.errors import LabError
 from lab.evals.harness_tasks import TaskFigures, TaskScores
+from lab.evals.lm_eval_scores import ModelScores, SetScores
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
 from lab.export import combine, gguf_file, push
 from lab.export import merge as merging
@@ -452,3 +453,16 @@ def test_a_key_and_a_port_that_were_given_are_used(
         assert cli.main(["serve", f"base:{tiny_model}"]) == 0
     keys = {key for key, _ in served}
     assert len(keys) == 3 and min(map(len, keys)) == 16, "Without one, each start makes its own."
+
+
+def test_a_set_is_shown_with_accuracy_before_what_chance_leaves_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    harness._show_set(SetScores("builtin:x", 40, "0.4", (ModelScores("base:a", 0.625, 0.5),)))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "lm-eval 0.4 on builtin:x: 40 questions" in shown and "base:a 0.625 0.500" in shown
+
+
+def test_long_answers_are_cut_where_they_are_shown() -> None:
+    assert score._short("a\n  b") == "a b"
+    assert score._short("x" * 160) == "x" * 160 and score._short("x" * 161) == "x" * 160 + " …"

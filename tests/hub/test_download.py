@@ -342,3 +342,9 @@ def test_the_note_of_a_branch_follows_the_branch(repo: Repository) -> None:
     for commit in ("a" * 40, "b" * 40):
         cache.note_reference(Repository("models", NAME, commit), "main")
         assert repository.cached_commit("models", NAME, "main") == commit
+
+
+def test_progress_says_when_it_reads_what_is_there() -> None:
+    progress = DownloadProgress(4_000_000, 3, done=1_000_000, files_done=1, checking=True)
+    assert progress.in_words() == "1.00 MB of 4.00 MB, 1 of 3 files, verifying"
+    assert progress.eta_s is None and DownloadProgress(10, 1).in_words() == "0 B of 10 B"

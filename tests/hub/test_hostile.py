@@ -203,3 +203,20 @@ def test_only_a_branch_can_move_on() -> None:
     )
     for revision, now in ((old, new), ("main", old), ("main", None)):
         assert repository.moved_on("org/name", revision, old, now) == ""
+
+
+def test_an_id_is_taken_to_a_commit_once() -> None:
+    commit = "a" * 40
+    assert repository.at_commit("org/name", commit) == f"org/name#{commit}"
+    for text, now in (("org/name#v1", commit), ("org/name", "main"), ("org/name", None),
+                      ("/models/base", commit)):  # fmt: skip
+        assert repository.at_commit(text, now) == text
+
+
+def test_a_damaged_note_of_a_branch_is_none(stand_in: StandIn, repo: Repository) -> None:
+    cache.note_reference(repo, "main")
+    note = repository.folder_of("models", NAME) / "refs" / "main"
+    assert repository.cached_commit("models", NAME, "") == repo.commit
+    for text in (b"../../elsewhere", b"", b"\xff\xfe"):
+        note.write_bytes(text)
+        assert repository.cached_commit("models", NAME, "main") is None

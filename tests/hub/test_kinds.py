@@ -151,3 +151,14 @@ def test_the_proposal_to_look_for_is_one_of_the_repository_itself() -> None:
     with pytest.raises(LabError) as refused:
         file_list.check_weights(["pytorch_model.bin"], f"{NAME}#v1", lambda: "")
     assert refused.value.hint.endswith(f"which is named {NAME}#refs/pr/NUMBER.")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+     "sentencepiece.bpe.model", "qwen.tiktoken"],
+)  # fmt: skip
+def test_every_kind_of_tokenizer_is_known_by_its_file(file: str) -> None:
+    file_list.check_weights(["config.json", "model.safetensors", file], NAME, lambda: "")
+    with pytest.raises(LabError, match="has no tokenizer"):
+        file_list.check_weights(["model.safetensors", f"sub/{file}"], NAME, lambda: "")

@@ -14,7 +14,7 @@ from lab.data import hub_fetch
 from lab.errors import LabError
 from lab.hub import client, credentials, repository, search
 from lab.hub.credentials import HubToken
-from lab.hub.problems import HubError, refusal
+from lab.hub.problems import HubError, refusal, unreachable
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
 
@@ -219,3 +219,33 @@ def test_no_more_models_are_asked_for_or_shown_than_were_wanted(
     assert [model.id for model in search.models("n", 2)] == ["org/n0", "org/n1"]
     assert len(search.models("n", 500)) == 5
     assert limits == [2, 100], "The Hub gives a hundred at most."
+
+
+def test_what_may_be_over_in_a_moment_is_tried_again() -> None:
+    """A Hub with a fault, or a lost connection: nothing else."""
+    assert refusal(503, {}, b"", "The model 'a/b'", None).retry_s == 0.5
+    assert refusal(503, {"retry-after": "7"}, b"", "The model 'a/b'", None).retry_s == 7.0
+    assert refusal(404, {"retry-after": "7"}, b"", "The model 'a/b'", None).retry_s is None
+    for kind in ("network", "proxy", "certificate", "timeout", "offline"):
+        error = unreachable("The model 'a/b'", "why", kind=kind)
+        assert error.retry_s == (0.3 if kind == "network" else None), kind
+
+
+def test_a_hub_that_was_gone_is_asked_again_after_a_while(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = stand_in.commit(NAME, {"config.json": b"{}"})
+    client._down[stand_in.address] = (time.monotonic(), "it was gone", "network")
+    with pytest.raises(HubError, match="it was gone"):
+        repository.current_commit("models", NAME)
+    monkeypatch.setattr(client, "QUIET_S", 0.0)
+    assert repository.current_commit("models", NAME) == commit
+
+
+def test_a_hub_that_names_no_commit_is_told(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer in ({"sha": "main"}, {"sha": None}, {}, []):
+        monkeypatch.setattr(client, "get_json", lambda *_, answer=answer: (answer, {}))
+        with pytest.raises(HubError, match="names no commit"):
+            repository.current_commit("models", NAME)

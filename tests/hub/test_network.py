@@ -314,3 +314,11 @@ def test_the_cache_lies_where_the_library_has_it(
     for name, value in (variables | {"WORK": "/w"}).items():
         monkeypatch.setenv(name, value)
     assert str(settings.cache_folder()) == folder
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_child_keeps_its_libraries_offline_and_knows_what_a_person_wants(
+    monkeypatch: pytest.MonkeyPatch, offline: str
+) -> None:
+    monkeypatch.setenv("LAB_HUB_OFFLINE", offline)
+    assert settings.for_children() == {"LAB_HUB_OFFLINE": offline, "HF_HUB_OFFLINE": "1"}

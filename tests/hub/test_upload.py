@@ -40,6 +40,7 @@ def test_a_result_lies_there_as_it_lies_here(hub: StandIn, trained: list[RunDir]
     weights = (lora.artifact / "adapter_model.safetensors").read_bytes()
     assert files["adapter_model.safetensors"] == weights
     assert commit.verified == commit.files == len(files) - 1 and commit.is_private
+    assert commit.bytes == sum(map(len, files.values())) - len(files[".gitattributes"])
     assert hub.visibility[NAME] == "private" and commit.url == f"{hub.address}/{NAME}"
     assert "uploading" in phases and phases[-1] == "comparing the files on the Hub"
     card = files["README.md"].decode()

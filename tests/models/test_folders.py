@@ -520,3 +520,47 @@ def test_weights_of_another_shape_or_name_are_not_read(tmp_path: Path) -> None:
     save_file({"bias": torch.full((4,), 3.0)}, tmp_path / "model.safetensors")
     assert weights.has_weights(layer, tmp_path)
     assert weights.read_weights(layer, tmp_path).bias.tolist() == [3.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config.json", {"use_kernels": False, "fusion_config": None, "configuration_files": []}),
+        ("config.json", {"torch_dtype": "torch.bfloat16", "dtype": "float8_e4m3fn"}),
+        ("config.json", {"experts_implementation": "grouped_mm", "tokenizer_class": None}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}),
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizerFast"}),
+        ("generation_config.json", {"eos_token_id": [1, 2], "pad_token_id": None}),
+    ],
+)
+def test_what_harms_nobody_is_taken(model: Path, file: str, fields: dict[str, Any]) -> None:
+    hostile.change(model / file, **fields)
+    folder.check(model, "it")
+
+
+def test_an_answer_is_searched_for_token_by_token() -> None:
+    names = ("num_beams", "num_beam_groups", "constraints", "force_words_ids", "penalty_alpha",
+             "dola_layers", "assistant_early_exit", "prompt_lookup_num_tokens")  # fmt: skip
+    config = SimpleNamespace(**dict.fromkeys(names, 4), temperature=0.7)
+    weights.settle_generation(SimpleNamespace(generation_config=config))
+    assert vars(config) == {**dict.fromkeys(names), "temperature": 0.7}
+    weights.settle_generation(SimpleNamespace())
+
+
+def test_a_quantised_model_stays_where_it_was_built() -> None:
+    class Model(SimpleNamespace):
+        def to(self, device: str) -> str:
+            return device
+
+    quantised = Model(hf_quantizer=object())
+    assert weights.on_device(quantised, "cuda") is quantised
+    assert weights.on_device(Model(), "cuda") == "cuda"
+    layer = SimpleNamespace(support_avx512bf16_for_cpu=True)
+    weights.disable_cpu_repacking(SimpleNamespace(modules=lambda: [layer, object()]))
+    assert layer.support_avx512bf16_for_cpu is False
+
+
+def test_what_memory_lacks_is_known_by_its_error() -> None:
+    kind = type("OutOfMemoryError", (RuntimeError,), {})
+    assert weights.is_out_of_memory(kind("x")) and weights.is_out_of_memory(MemoryError())
+    assert not weights.is_out_of_memory(RuntimeError("out of memory"))

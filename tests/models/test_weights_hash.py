@@ -374,3 +374,37 @@ def test_a_moved_base_is_looked_for_by_its_name_first_past_folders_that_are_none
     assert read == ["base", "a", "b"], "Each is read once, also where it cannot be used."
     base = moved_base.model_of(str(tmp_path / "gone"), {"weights": value})
     assert base == str(tmp_path / "models" / "base"), "The damaged ones hide it not."
+
+
+def test_a_moved_base_is_looked_for_in_some_folders_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_MODELS", str(tmp_path))  # the folders beside are those in it, too
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "model.safetensors").touch()
+    read: list[str] = []
+    monkeypatch.setattr(weights_hash, "hash_of", lambda folder, name: read.append(folder.name))
+    for most, names in ((12, list("01234")), (3, list("012"))):
+        monkeypatch.setattr(moved_base, "MAX_FOLDERS", most)
+        read.clear()
+        with pytest.raises(LabError, match="no other holds its weights"):
+            moved_base.model_of(str(tmp_path / "gone"), {"weights": "0" * 64})
+        assert read == names, "Each is read once, and has gigabytes."
+    for model_id, recorded in (
+        ("org/name", {"weights": "0" * 64}), (str(tmp_path / "gone"), {"weights": "x"}),
+        (str(tmp_path / "gone"), None), ("builtin:smollm2-135m-instruct", {"weights": "0" * 64}),
+        (str(tmp_path / "0"), {"weights": "0" * 64}),
+    ):  # fmt: skip
+        assert moved_base.model_of(model_id, recorded) == model_id
+    assert len(read) == 3, "Nothing is looked for where nothing is gone."
+
+
+def test_the_state_of_a_model_is_that_of_its_files(tmp_path: Path) -> None:
+    assert weights_hash.state_of("org/name") == [] == weights_hash.state_of(str(tmp_path))
+    written(tmp_path / "base", TENSORS)
+    (before,) = weights_hash.state_of(str(tmp_path / "base"))
+    file = tmp_path / "base" / "model.safetensors"
+    os.utime(file, ns=(before[3], before[3]))
+    (after,) = weights_hash.state_of(str(tmp_path / "base"))
+    assert before[:4] == after[:4] and before[4] != after[4], "The time of a change cannot be set."
