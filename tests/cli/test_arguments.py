@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +321,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
 
     def evaluate(names: Any, dataset: str | None) -> list[held_out.HeldOutLoss]:
         requests.append(dataset)
-        return [held_out.HeldOutLoss("m", 2.0, 7.389, 1234, 5, "", "hash")]
+        return [held_out.HeldOutLoss("m", 2.0, 7.389, 1234, 5, "It has [moved] on.", "hash")]
 
     monkeypatch.setattr(held_out, "evaluate", evaluate)
     file = str(chats)
@@ -329,6 +329,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
     shown = capsys.readouterr().out
     assert requests == [file]
     assert "2.0000" in shown and "7.39" in shown and "5 sequences, 1,234 loss tokens" in shown
+    assert "It has [moved] on." in shown
 
 
 def lines_with(shown: str, *words: str) -> list[str]:
@@ -847,3 +848,47 @@ def test_sets_of_the_hub_are_fetched_once_and_their_splits_told(
         "Fetching org/rows from the Hub ..." in complaint and "Fetching org/here" not in complaint
     )
     assert "org/here: the split train." in complaint and "org/rows: the split train." in complaint
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_it_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import compare
+
+    run = record("aaaa", "first")
+    taken = tmp_path / "taken.html"
+    taken.write_text("mine")
+    monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: pytest.fail("It was drawn."))
+    for file, says in ((taken, "exists"), (tmp_path / "no" / "x.html", "is no folder")):
+        assert cli.main(["compare", run.id, "--html", str(file)]) == 2
+        assert says in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_a_bench_that_finds_something_has_failed(
+    capsys: pytest.CaptureFixture[str], is_clean: bool
+) -> None:
+    from lab.cli import bench
+
+    @dataclass
+    class Report:
+        failures: list[str]
+        is_clean: bool
+
+    output = bench._report("A bench", Report(["Step [3] is lost."], is_clean), [["kills", "7"]])
+    assert output.exit_code == (0 if is_clean else 1)
+    assert output.data == {"failures": ["Step [3] is lost."], "is_clean": is_clean}
+    output.display()
+    assert "Step [3] is lost." in capsys.readouterr().out
+
+
+def test_a_ratio_of_speeds_is_told_with_its_bound() -> None:
+    from lab.cli import bench_speed
+
+    ratio = {"pairs": 20, "median": 1.5, "lower": 1.25, "smallest": 1.1, "largest": 2.0}
+    assert bench_speed._figures(ratio) == ["20", "1.500", "1.250", "1.100 to 2.000"]
+    assert bench_speed._figures(ratio | {"lower": None})[2] == "–"
+    assert bench_speed._figures(None) == ["–", "not equal work", "–", "–"]
+    medians = {"median_s": {"cold": 12.0}, "cold_over_bare": 1.5}
+    assert bench_speed._start(medians, "cold") == "12.0 s, 1.50 times the bare one"

@@ -466,3 +466,66 @@ def test_a_set_is_shown_with_accuracy_before_what_chance_leaves_of_it(
 def test_long_answers_are_cut_where_they_are_shown() -> None:
     assert score._short("a\n  b") == "a b"
     assert score._short("x" * 160) == "x" * 160 and score._short("x" * 161) == "x" * 160 + " …"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `serve` loads and begins, without a server or a model."""
+    import uvicorn
+
+    from lab import devices
+    from lab.chat import server
+    from lab.chat.engine import loaded_models
+
+    calls: list[Any] = []
+
+    class Models:
+        def get(self, named: Any, in_use: frozenset[str]) -> Any:
+            calls.append((named.name, in_use))
+            proof = SimpleNamespace(problems=("Its adapter changes nothing.",))
+            return SimpleNamespace(proof=proof if named.name == "run:b" else None)
+
+    class Server:
+        def __init__(self, config: Any) -> None:
+            pass
+
+        def run(self, sockets: Any) -> None:
+            calls.append("run")
+
+    listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 4321))
+    monkeypatch.setattr(devices, "pin", lambda gpus: None)
+    monkeypatch.setattr(downloads, "fetch_models", lambda names: calls.append("fetch"))
+    monkeypatch.setattr(loaded_models, "LoadedModels", Models)
+    monkeypatch.setattr(server, "loopback", lambda port: listener)
+    monkeypatch.setattr(server, "application", lambda key, **terms: calls.append((key, terms)))
+    monkeypatch.setattr(uvicorn, "Config", lambda app, **terms: None)
+    monkeypatch.setattr(uvicorn, "Server", Server)
+    return calls
+
+
+def test_serving_says_address_key_and_models_and_warns_of_what_it_loaded(
+    served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve._serve([SimpleNamespace(name=name) for name in ("base:a", "run:b")], "the key", 0)
+    captured = capsys.readouterr()
+    assert "OPENAI_BASE_URL=http://127.0.0.1:4321/v1\nOPENAI_API_KEY=the key\n" in captured.out
+    assert captured.out.endswith("Models: base:a, run:b\n")
+    assert captured.err == "WARNING: Its adapter changes nothing.\n"
+    names = frozenset(("base:a", "run:b"))
+    assert served[:3] == ["fetch", ("base:a", names), ("run:b", names)], "None gives way to another"
+    (key, terms), last = served[3:]
+    assert (key, terms["ends_when_idle"], last) == ("the key", False, "run")
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(
+    served: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.chat import server
+
+    def refuse(port: int) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(server, "loopback", refuse)
+    with pytest.raises(LabError, match="Port 8600 cannot be used: Address already in use"):
+        serve._serve([SimpleNamespace(name="base:a")], "the key", 8600)
+    assert served == []

@@ -205,3 +205,41 @@ def test_a_branch_that_is_back_at_what_is_here_is_noted(
     )
     assert "has moved on to bbbbbbbbbbbb" in hub.moved_on(source, NAME)
     assert hub.moved_on(source, "org/other") == "" == hub.moved_on(source, source.id)
+
+
+def test_what_another_program_brought_is_verified_before_it_is_loaded(
+    stand_in: StandIn, micro_model: Path, lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.commit(NAME, micro_model)
+    source = hub.pin(catalog.resolve(NAME))
+    folder = hub.local_folder(source, with_weights=True)
+    blob = (folder / WEIGHTS).resolve()
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shutil.rmtree(lab_home / "cache" / "hub")  # as if the lab had never seen it
+    monkeypatch.setenv("LAB_HUB_OFFLINE", "1")
+    with pytest.raises(LabError, match=f"{WEIGHTS} in the cache is damaged"):
+        hub.local_folder(source, with_weights=True)
+    assert not blob.exists()
+
+
+def test_a_download_is_announced_with_what_is_here_and_what_is_to_come(
+    stand_in: StandIn, micro_model: Path
+) -> None:
+    stand_in.commit(NAME, micro_model)
+    sizes = {file.name: file.stat().st_size for file in micro_model.iterdir()}
+    source = hub.pin(catalog.resolve(NAME))
+    before = hub.download_size(source)
+    assert before is not None
+    assert (before.bytes, before.total_bytes, before.files) == (
+        sum(sizes.values()), sum(sizes.values()), len(sizes)
+    )  # fmt: skip
+    assert not hub.has_tokenizer_here(source)
+    hub.local_folder(source, with_weights=False)
+    after = hub.download_size(source)
+    assert after is not None
+    assert (after.bytes, after.total_bytes, after.files) == (
+        sizes[WEIGHTS], sum(sizes.values()), 1
+    )  # fmt: skip
+    assert hub.has_tokenizer_here(source) and hub.tokenizer_download(source) is None
+    assert hub.download_size(catalog.resolve(str(micro_model))) is None

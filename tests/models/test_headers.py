@@ -129,3 +129,17 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
         save_file({name: np.zeros(2, np.float32)}, file)
         os.utime(file, ns=(time_ns, time_ns))
         assert list(headers.read(file)) == [name], "Its size is the same, its time is not."
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("BOOL", 8), ("U8", 8), ("F8_E4M3", 8), ("F8_E5M2", 8), ("BF16", 16), ("U16", 16),
+     ("I32", 32), ("F32", 32), ("U64", 64), ("C64", 64), ("F4", 4)],
+)  # fmt: skip
+def test_eight_numbers_of_each_type_take_their_bits(dtype: str, size: int) -> None:
+    header = json.dumps({"a": entry(dtype, [8], [0, size])}).encode()
+    stored = headers.parse(header, size, "it")["a"]
+    assert stored.size_bytes == size
+    with pytest.raises(LabError, match="its shape needs another number"):
+        wrong = json.dumps({"a": entry(dtype, [8], [0, 2 * size])}).encode()
+        headers.parse(wrong, 2 * size, "it")

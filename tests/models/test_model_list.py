@@ -103,3 +103,29 @@ def test_a_config_is_judged_by_the_file_that_a_link_leads_to(tmp_path: Path) -> 
 def test_two_bytes_of_each_parameter_are_downloaded() -> None:
     model = next(model for model in model_list.listed() if model.title == "Qwen3-8B")
     assert model.download_bytes == pytest.approx(16.4e9, rel=0.01)
+
+
+def test_the_home_of_a_person_is_where_a_tilde_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert catalog.local_folder("~/mine") == tmp_path / "mine"
+    assert not catalog.has_weights("~/mine")
+    (tmp_path / "mine" / "x.safetensors").touch()
+    assert catalog.has_weights("~/mine")
+    built_in = catalog.local_folder("builtin:SmolLM2-135M-Instruct")
+    assert built_in == catalog.BUILT_IN[0].folder and catalog.local_folder("org/name") is None
+
+
+def test_what_a_search_does_not_say_is_not_made_up() -> None:
+    bare = search._model({"id": "org/name"})
+    assert (bare.license, bare.downloads, bare.parameters) == ("not stated", 0, None)
+    assert not bare.is_gated and not bare.has_safetensors
+    for gated, is_gated in (("auto", True), ("manual", True), (True, True), ("false", False)):
+        assert search._model({"id": "org/name", "gated": gated}).is_gated is is_gated
+    files = [{"rfilename": "model.safetensors"}]
+    assert search._model({"id": "org/name", "siblings": files}).has_safetensors
+    tags = ["license:mit"]
+    card = {"id": "org/name", "tags": tags, "cardData": {"license": "other"}}
+    assert search._model(card).license == "mit", "The Hub's own tag comes first."
