@@ -39,6 +39,9 @@ def test_advise_from_a_file_and_from_stdin(
     stdin = io.TextIOWrapper(io.BytesIO(json.dumps(case).encode()))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert lab_json("advise", "-") == answer
+    long = f"{{{' ' * 100_000}}}".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(long)))
+    assert cli.main(["advise", "-"]) == 2, "No more is read than a case may have."
 
 
 @pytest.mark.parametrize(
@@ -71,5 +74,7 @@ def test_costs_and_claims(lab_json: LabJson, capsys: pytest.CaptureFixture[str])
     assert len(listed) == 62
     assert all(set(row) == {"id", "says", "value", "how", "verdict"} for row in listed)
     assert all(row["value"] and row["verdict"] for row in listed)
+    without = [row for row in listed if row["value"] == row["verdict"]]
+    assert without and all(row["value"] != "–" for row in listed), "A verdict is a value."
     assert cli.main(["claims", "C18"]) == 0
     assert "140" in capsys.readouterr().out

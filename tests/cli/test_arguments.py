@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lab.cli import follow
 from lab.cli import runs as run_verbs
 from lab.compare.race_start import PlannedRun
 from lab.fit_answers import Saving
-from lab.forecasts import Candidate, How, SettingsSearch
+from lab.forecasts import Candidate, Forecast, How, MemoryForecast, SettingsSearch, StepSettings
 from lab.host import HostFacts
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, supervisor_start
@@ -71,6 +71,9 @@ def test_the_exit_code_is_the_end_of_the_run(
     assert run.id in captured.out
     said = f"{run.id} {state}: It broke. Mend it."
     assert (said in captured.err) is bool(code), "Why it failed stands on stderr."
+    arguments = [verb, str(file) if verb == "start" else run.id, "--wait", "--json"]
+    assert cli.main(arguments) == code
+    assert (said in capsys.readouterr().err) is bool(code), "Also where JSON is wanted."
 
 
 def test_start_takes_its_settings(
@@ -99,7 +102,8 @@ def test_stop_stops_and_resume_takes_its_settings(
     assert cli.main(["stop", run.id]) == 0
     assert cli.main(["resume", run.id]) == 0
     assert cli.main(["resume", run.id, "--incomplete", "--set", "train.max_steps=9"]) == 0
-    assert calls == ["stop", ([], False), (["train.max_steps=9"], True)]
+    assert cli.main(["stop", run.id, "--kill"]) == 0
+    assert calls == ["stop", ([], False), (["train.max_steps=9"], True), "kill"]
 
 
 def test_the_queue_is_paused_goes_on_and_is_reordered(
@@ -210,7 +214,13 @@ def test_an_estimate_is_asked_as_it_was_written(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--gpu-gb", "0"], ["--gpu-gb", "nan"], ["--gpu-gb", "8", "--device", "cpu"]]
+    "arguments",
+    [
+        ["--gpu-gb", "0"],
+        ["--gpu-gb", "nan"],
+        ["--gpu-gb", "1e6"],
+        ["--gpu-gb", "8", "--device", "cpu"],
+    ],
 )
 def test_devices_that_cannot_be(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["estimate", "--model", "m", "--method", "lora", *arguments]) == 2
@@ -311,7 +321,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
 
     def evaluate(names: Any, dataset: str | None) -> list[held_out.HeldOutLoss]:
         requests.append(dataset)
-        return [held_out.HeldOutLoss("m", 2.0, 7.389, 1234, 5, "", "hash")]
+        return [held_out.HeldOutLoss("m", 2.0, 7.389, 1234, 5, "It has [moved] on.", "hash")]
 
     monkeypatch.setattr(held_out, "evaluate", evaluate)
     file = str(chats)
@@ -319,6 +329,7 @@ def test_evaluate_takes_its_set_and_shows_loss_and_perplexity(
     shown = capsys.readouterr().out
     assert requests == [file]
     assert "2.0000" in shown and "7.39" in shown and "5 sequences, 1,234 loss tokens" in shown
+    assert "It has [moved] on." in shown
 
 
 def lines_with(shown: str, *words: str) -> list[str]:
@@ -409,6 +420,7 @@ def test_numbers_that_json_lacks_are_words(capsys: pytest.CaptureFixture[str]) -
         and console.loss(0.0) == "0.0000"
         and console.loss(1.23456) == "1.2346"
     )
+    assert [console.rate(value) for value in (None, 0.0, 12.6)] == ["–", "–", "13"]
     console.table("t", ["a"], [["[bold]x[/bold]"]])
     assert "[bold]x[/bold]" in capsys.readouterr().out, "Cells are text, not markup."
 
@@ -453,6 +465,31 @@ def test_every_verb_has_its_help() -> None:
     assert {"start", "runs", "race", "compare", "chat", "merge", "evaluate"} <= set(verbs.choices)
     for name, sub in verbs.choices.items():
         assert sub.description, name
+
+
+def test_who_follows_a_waiting_run_starts_the_supervisor(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was killed while the run waited would leave it waiting for ever."""
+    from rich.console import Console
+
+    states = [Status("waiting"), Status("done")]
+    looks: list[int] = []
+    monkeypatch.setattr(follow, "console", Console(force_terminal=True))
+    monkeypatch.setattr(follow, "status", lambda run: states.pop(0))
+    monkeypatch.setattr(follow.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(supervisor_start, "ensure_if_waiting", lambda: looks.append(len(states)))
+    assert follow.follow(make("aaaa", lab_home), "a label").state == "done"
+    assert looks == [1]
+
+
+def test_a_look_at_the_queue_starts_the_supervisor(
+    lab_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(supervisor_start, "ensure_if_waiting", lambda: looks.append(1))
+    lab_json("queue")
+    assert looks == [1]
 
 
 FACTS = HostFacts(
@@ -524,3 +561,334 @@ def test_fixes_say_what_each_change_saves(
     (changed,) = [line.split() for line in lines if line.startswith("Cut")]
     assert same == ["Fuse", "7.00", "GB", "2.00", "GB", "same", "effective", "batch"]
     assert changed[-3:] == ["changes", "the", "training"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        ({"fits": True}, "Fits into 24.00 GB."),
+        ({"fits": False}, "Does not fit into 24.00 GB."),
+        ({"trace_error": "x"}, "Whether it fits is not known: the figures are the least"),
+        ({"has_margin": True}, "an estimate of the resident memory, with a margin; no bound."),
+        ({"reserved_bytes": 3 * 10**9}, "reserved by the allocator 3.00 GB"),
+        (
+            {"operation": "matmul", "module": "lm_head"},
+            "peak (backward, matmul in lm_head) 2.00 GB",
+        ),
+    ],
+)
+def test_an_estimate_says_what_its_peak_is_worth(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], memory: dict[str, Any],
+    says: str,
+) -> None:  # fmt: skip
+    from lab.cli import memory as verb
+
+    forecast = Forecast(
+        MemoryForecast(peak_bytes=2 * 10**9, peak_phase="backward", **memory),
+        settings=StepSettings(longest_row=64),
+        device_bytes=24 * 10**9,
+        notes=("A note [of] its own.",),
+    )
+    monkeypatch.setattr(verb.planner, "estimate", lambda *_, **__: forecast)
+    assert cli.main(["estimate", "--model", "m", "--method", "lora"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert says in shown and "A note [of] its own." in shown
+    assert "For the rows of max_length, 64 tokens" in shown
+    assert ("no bound" in shown) is ("has_margin" in memory)
+    assert ("is not known" in shown) is ("trace_error" in memory)
+
+
+def test_a_run_is_shown_with_what_it_began_and_ended_with(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = record("aaaa", "first", losses=(2.9, 2.5))
+    write_json(run.estimate, {"peak_bytes": "many"})
+    assert cli.main(["show", run.id]) == 0
+    lines = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+    assert "evaluation loss base 3.5900, now 2.5000" in lines
+    assert "train loss 3.0000 to 2.6000" in lines
+    assert "damaged estimate.json: peak_bytes" in lines
+
+
+def test_a_log_is_followed_to_its_end_without_cutting_a_letter(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "começo\nfim é\n".encode()
+    pieces = [text[:5], text[5:13], text[13:]]
+    assert text[4:5] + text[5:6] == "ç".encode(), "The first piece ends within a letter."
+    run.log.write_bytes(pieces.pop(0))
+
+    def look(run: RunDir) -> Status:
+        return Status("training" if pieces else "done")
+
+    def wait(seconds: float) -> None:
+        with run.log.open("ab") as file:
+            file.write(pieces.pop(0))
+
+    monkeypatch.setattr(run_verbs, "status", look)
+    monkeypatch.setattr(run_verbs.time, "sleep", wait)
+    assert cli.main(["logs", run.id, "-f"]) == 0
+    assert capsys.readouterr().out == "começo\nfim é\n"
+
+
+def test_what_a_deleted_run_leaves_elsewhere_is_said(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(actions, "delete", lambda run: ["Its records are in wandb."])
+    assert cli.main(["delete", run.id]) == 0
+    assert capsys.readouterr().out == f"{run.id} deleted\nIts records are in wandb.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["faults", "--kills", "0"], "--kills is 0. Give 1 to 100000."),
+        (["hostile", "--cases", "10001"], "--cases is 10001. Give 1 to 10000."),
+        (["speed", "--pairs", "0"], "--pairs is 0. Give 1 to 1000."),
+        (["speed", "--batch", "4097"], "--batch is 4097. Give 1 to 4096."),
+    ],
+)
+def test_a_bench_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    says: str,
+) -> None:  # fmt: skip
+    from bench import throughput
+    from lab.cli import bench as verb
+
+    for name in ("faults", "hostile"):
+        monkeypatch.setitem(verb.BENCHES, name, lambda arguments: pytest.fail("It began."))
+    monkeypatch.setattr(throughput, "speed", lambda *_: pytest.fail("It began."))
+    assert cli.main(["bench", *arguments]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("error", "kinds_equal", "code"),
+    [(0.019, True, 0), (0.021, True, 1), (-0.004, True, 0), (-0.006, True, 1), (0.0, False, 1)],
+)
+def test_a_tracker_that_is_off_is_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: float,
+    kinds_equal: bool, code: int,
+) -> None:  # fmt: skip
+    from bench import estimate_accuracy
+
+    row = {"method": "lora", "kinds_equal": kinds_equal, "fake_peak": 1, "real_peak": 1}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(estimate_accuracy, "on_processor", lambda: [None, None])
+    rows = [row | {"error": 0.0, "kinds_equal": True}, row | {"error": error}]
+    monkeypatch.setattr(estimate_accuracy, "check_tracker", lambda case: rows.pop())
+    assert cli.main(["bench", "memory"]) == code
+    shown = capsys.readouterr().out
+    assert f"{error:+.3%}" in shown and ("differ" in shown) is not kinds_equal
+
+
+def test_a_demo_whose_run_fails_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lab_home: Path
+) -> None:
+    from lab.cli import demo
+
+    run, methods = make("aaaa", lab_home), list[str]()
+    monkeypatch.setattr(demo.built_in, "prepare", lambda model, tell: None)
+    monkeypatch.setattr(
+        demo, "start_run", lambda spec: methods.append(spec["method"]["name"]) or run
+    )
+    ended = Status("stopped", message="Somebody stopped it.", hint="Start again.")
+    monkeypatch.setattr(demo.follow, "follow", lambda *_, **__: ended)
+    assert cli.main(["demo"]) == 1
+    captured = capsys.readouterr()
+    assert "The full run ended as stopped: Somebody stopped it. Start again." in captured.err
+    assert methods == ["full"] and "Done in" not in captured.out
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.cli import inventory
+    from lab.devices import HostGpu
+
+    gpu = HostGpu(0, "GPU-1", "A card", 8 * 10**9, 7 * 10**9)
+    facts = replace(FACTS, gpus=(gpu,))
+    for is_usable in (True, False):
+        monkeypatch.setattr("torch.cuda.is_available", lambda is_usable=is_usable: is_usable)
+        problems = inventory._problems(facts, [])
+        assert problems == [] if is_usable else "matches the driver" in problems[0]
+
+
+def test_a_set_is_added_and_removed_under_the_name_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lab_json: Callable[..., Any]
+) -> None:
+    for name, stored_name in (("rows.jsonl", "rows.jsonl"), ("my rows.jsonl", "my-rows.jsonl")):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+        assert cli.main(["datasets", "add", str(tmp_path / name)]) == 0
+        note = "" if name == stored_name else f"'{name}' is kept as '{stored_name}'.\n"
+        assert capsys.readouterr().out == f"{note}upload:{stored_name} added\n"
+    lab_json("datasets", "remove", "upload:rows.jsonl")
+    lab_json("datasets", "remove", "my-rows.jsonl")
+    assert lab_json("datasets")["own"] == []
+    assert cli.main(["datasets", "remove", "rows.jsonl"]) == 2
+    assert cli.main(["datasets", "remove"]) == 2
+
+
+def test_the_doctor_counts_each_folder_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.cli import storage
+
+    sizes = {"cache": 1000, "datasets": 200, "models": 30}
+    for name, size in sizes.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"x" * size)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAB_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(storage.hub, "folder", lambda: tmp_path / "datasets")
+    facts = storage.facts()
+    for name, size in sizes.items():
+        assert (facts[name], facts[f"{name}_bytes"]) == (str(tmp_path / name), size)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "not" / "there"))
+    facts = storage.facts()
+    assert facts["cache_bytes"] == 0 and facts["cache_free_bytes"] > 0
+    rows = dict(storage.rows(facts | {"offline": True, "token": None}))
+    assert rows["Hub"] == "offline, by HF_HUB_OFFLINE; no token"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "room", "on_gpu", "fits_with", "needs"),
+    [
+        (10**9, 6.0e9, False, "lora", (5.6e9, 2.8e9)),
+        (10**9, 3.0e9, False, "qlora", (5.6e9, 2.8e9)),
+        (10**9, 2.0e9, False, "", (5.6e9, 2.8e9)),
+        (10**9, 4.0e9, True, "lora", (4.0e9, 2.6e9)),
+        (10**9, 3.9e9, True, "qlora", (4.0e9, 2.6e9)),
+    ],
+)
+def test_what_fits_here_follows_the_size_of_the_weights(
+    parameters: int, room: float, on_gpu: bool, fits_with: str, needs: tuple[float, float]
+) -> None:
+    from lab.cli import hub_search
+    from lab.hub.search import HubModel
+
+    model = HubModel("a/b", parameters, "MIT", 1, is_gated=False, has_safetensors=True)
+    row = hub_search._row(model, room, on_gpu)
+    assert (row["fits_with"], row["fits_here"]) == (fits_with, bool(fits_with))
+    assert tuple(row["needs_bytes"].values()) == needs
+    unknown = hub_search._row(replace(model, parameters=None), room, on_gpu)
+    assert (unknown["fits_with"], unknown["fits_here"]) == ("", None)
+    pickles = hub_search._row(replace(model, has_safetensors=False), room, on_gpu)
+    assert (pickles["fits_with"], pickles["fits_here"]) == ("", False)
+
+
+def test_a_search_asks_for_one_model_at_least(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import hub_search
+
+    limits: list[int] = []
+    monkeypatch.setattr(hub_search.hub, "models", lambda text, limit: limits.append(limit) or [])
+    for limit in ("-3", "0", "7"):
+        assert cli.main(["models", "--search", "x[1]", "--limit", limit]) == 0
+    assert limits == [1, 1, 7]
+    assert "No model that writes text has 'x[1]' in its name." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prompt", " "], "The prompt is empty."),
+        ([], "chat needs models and a --prompt"),
+        (["--prompt", "x", "--temperature", "-1", "--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--prompt", "x", "--temperature", "-1"], "--temperature"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused_before_a_model_is_loaded(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], says: str,
+) -> None:  # fmt: skip
+    from lab.cli import chat
+
+    monkeypatch.setattr(chat, "answer_all", lambda *_: pytest.fail("It was not refused."))
+    assert cli.main(["chat", f"base:{tiny_model}", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_doctor_shows_speed_and_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import inventory
+    from lab.devices import HostGpu
+
+    gpu = HostGpu(0, "GPU-1", "A card", 8 * 10**9, 7 * 10**9)
+    monkeypatch.setattr(inventory.host, "describe", lambda: replace(FACTS, gpus=(gpu,)))
+    monkeypatch.setattr(inventory.host, "time_product", lambda: 57e9)
+    monkeypatch.setattr(inventory, "_problems", lambda facts, missing: ["It is [too] slow."])
+    assert cli.main(["doctor"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Memory 8.00 GB, 4.00 GB free", "Disk 50.00 GB free in /lab", "CPU speed 57 GFLOP/s",
+        "GPU A card, 8.00 GB, 7.00 GB free", "builtin:smollm2-135m-instruct: ready",
+        "Problem: It is [too] slow.",
+    ):  # fmt: skip
+        assert words in shown
+    assert "All requirements are met" not in shown and "none; training runs" not in shown
+
+
+def test_sets_of_the_hub_are_fetched_once_and_their_splits_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import hub_data
+    from lab.data import hub
+
+    fetched: list[str] = []
+    present = hub.parse("org/here").file
+    present.parent.mkdir(parents=True)
+    present.touch()
+    monkeypatch.setattr(hub_data.hub_fetch, "fetch", lambda wanted: fetched.append(str(wanted)))
+    monkeypatch.setattr(hub_data.hub, "split_note", lambda wanted: f"{wanted}: the split train.")
+    hub_data.fetch_missing({"data": {"dataset": "org/here", "eval_dataset": "org/rows"}})
+    assert fetched == ["org/rows"]
+    complaint = capsys.readouterr().err
+    assert (
+        "Fetching org/rows from the Hub ..." in complaint and "Fetching org/here" not in complaint
+    )
+    assert "org/here: the split train." in complaint and "org/rows: the split train." in complaint
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_it_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lab.cli import compare
+
+    run = record("aaaa", "first")
+    taken = tmp_path / "taken.html"
+    taken.write_text("mine")
+    monkeypatch.setattr(compare.subprocess, "run", lambda *_, **__: pytest.fail("It was drawn."))
+    for file, says in ((taken, "exists"), (tmp_path / "no" / "x.html", "is no folder")):
+        assert cli.main(["compare", run.id, "--html", str(file)]) == 2
+        assert says in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_a_bench_that_finds_something_has_failed(
+    capsys: pytest.CaptureFixture[str], is_clean: bool
+) -> None:
+    from lab.cli import bench
+
+    @dataclass
+    class Report:
+        failures: list[str]
+        is_clean: bool
+
+    output = bench._report("A bench", Report(["Step [3] is lost."], is_clean), [["kills", "7"]])
+    assert output.exit_code == (0 if is_clean else 1)
+    assert output.data == {"failures": ["Step [3] is lost."], "is_clean": is_clean}
+    output.display()
+    assert "Step [3] is lost." in capsys.readouterr().out
+
+
+def test_a_ratio_of_speeds_is_told_with_its_bound() -> None:
+    from lab.cli import bench_speed
+
+    ratio = {"pairs": 20, "median": 1.5, "lower": 1.25, "smallest": 1.1, "largest": 2.0}
+    assert bench_speed._figures(ratio) == ["20", "1.500", "1.250", "1.100 to 2.000"]
+    assert bench_speed._figures(ratio | {"lower": None})[2] == "–"
+    assert bench_speed._figures(None) == ["–", "not equal work", "–", "–"]
+    medians = {"median_s": {"cold": 12.0}, "cold_over_bare": 1.5}
+    assert bench_speed._start(medians, "cold") == "12.0 s, 1.50 times the bare one"

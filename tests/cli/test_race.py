@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 
 from lab import cli, methods, paths
+from lab.checked_run import CheckedRun
+from lab.cli import race as verb
 from lab.compare import race_start
 from lab.compare.race import Budget
+from lab.compare.race_start import PlannedRun, RaceForecast, RaceTerms
+from lab.compare.ready_races import ReadyRace
 from lab.errors import LabError, SpecError
+from lab.paths import RunDir
 from lab.runs import index
+from lab.spec import RunSpec
 from tests.answers import race_specs
 
 
@@ -113,3 +119,76 @@ def test_budgets_that_cannot_be(text: str) -> None:
     assert Budget.parse("tokens=10_000") == Budget("tokens", 10_000)
     with pytest.raises(LabError, match="wholes"):
         Budget.parse("steps=1.5")
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch, lab_home: Path) -> dict[str, Any]:
+    """What a race is planned and started with; of its three runs one is a probe, one needless."""
+    seen: dict[str, Any] = {}
+    runs = [RunDir(lab_home / "runs" / name) for name in ("probe", "needless", "first")]
+    plans = [
+        PlannedRun(run.id, 0, role, CheckedRun(RunSpec(name=run.id), {}))
+        for run, role in zip(runs, (verb.PROBE, "tuned", "default"), strict=True)
+    ]
+
+    def specs(value: Any, racing: Any, budget: Budget | None) -> Any:
+        seen["budget"] = budget
+        return {}, ["Packing is off."]
+
+    def check(specs: Any, seeds: int, rungs: int) -> list[PlannedRun]:
+        seen.update(seeds=seeds, rungs=rungs)
+        return plans
+
+    def begin(plans: Any, terms: RaceTerms) -> tuple[str, list[RunDir]]:
+        seen["terms"] = terms
+        return "race-x", runs
+
+    def compared(race_id: str, runs: list[RunDir], notes: list[str], failed: int) -> Any:
+        seen.update(compared=[run.id for run in runs], failed=failed)
+        return verb.Output({}, lambda: None)
+
+    ready = ReadyRace(name="mine", budget="steps=7", seeds=4, ladder=3, score_most=9)
+    monkeypatch.setattr(verb.ready_races, "get", lambda name: ready)
+    monkeypatch.setattr(verb.race, "contestants", lambda value, names: names)
+    monkeypatch.setattr(verb.race, "contestant_specs", specs)
+    monkeypatch.setattr(verb.race_start, "check_number", lambda *numbers: None)
+    monkeypatch.setattr(verb.race_start, "check", check)
+    monkeypatch.setattr(verb.race_start, "unfairness", lambda *_: "One takes twice as long.")
+    monkeypatch.setattr(
+        verb.race_start, "forecast", lambda plans: RaceForecast(3, 60.0, 2 * 10**9, 10**9)
+    )
+    monkeypatch.setattr(verb.race_start, "start", begin)
+    monkeypatch.setattr(verb.ladder, "is_needless", lambda run: run.id == "needless")
+    monkeypatch.setattr(verb.follow, "follow", lambda *_, **__: verb.status(runs[0]))
+    monkeypatch.setattr(verb, "_score", lambda race_id: None)
+    monkeypatch.setattr(verb, "_result", compared)
+    return seen
+
+
+def test_a_ready_race_has_terms_of_its_own_unless_others_are_given(
+    planned: dict[str, Any],
+) -> None:
+    assert cli.main(["race", "--ready", "mine"]) == 0
+    assert (planned["budget"], planned["seeds"], planned["rungs"]) == (Budget("steps", 7), 4, 3)
+    assert (planned["terms"].ready, planned["terms"].score_most) == ("mine", 9)
+    options = ["--budget", "tokens=500", "--seeds", "2", "--ladder", "0"]
+    assert cli.main(["race", "--ready", "mine", *options]) == 0
+    assert (planned["budget"], planned["seeds"], planned["rungs"]) == (Budget("tokens", 500), 2, 0)
+    assert cli.main(["race"]) == 2
+    assert cli.main(["race", "spec.json", "--ready", "mine"]) == 2
+
+
+def test_a_plan_says_what_a_race_would_take_and_starts_nothing(
+    planned: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["race", "--ready", "mine", "--plan"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 runs: about 1 min 00 s, 2.00 GB of memory at most, 1.00 GB of disk" in shown
+    assert "Packing is off. One takes twice as long." in shown, "What is not equal is said."
+    assert "terms" not in planned
+
+
+def test_probes_and_needless_runs_are_not_compared(planned: dict[str, Any]) -> None:
+    assert cli.main(["race", "--ready", "mine", "--wait"]) == 0
+    assert planned["compared"] == ["first"] and planned["failed"] == 0
+    assert planned["terms"].notes == ("Packing is off.", "One takes twice as long.")

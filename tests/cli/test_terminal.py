@@ -230,3 +230,34 @@ def test_one_place_decides_between_json_and_text() -> None:
     files = {file.stem: file.read_text(encoding="utf-8") for file in verbs}
     printing = [name for name, text in files.items() if "print_json" in text]
     assert sorted(printing) == ["__init__", "console"], "a verb returns its data in an Output"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted. Runs already started continue."),
+        (LabError("It is wrong.", "Mend it."), 2, "It is wrong."),
+    ],
+)
+def test_how_a_verb_ends_is_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException,
+    code: int, says: str,
+) -> None:  # fmt: skip
+    def end() -> Any:
+        raise error
+
+    monkeypatch.setattr(paths, "all_runs", end)
+    assert cli.main(["runs"]) == code
+    assert says in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_its_pipe_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def end() -> Any:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(paths, "all_runs", end)
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(["runs"]) == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab.compare import evidence
+from lab.compare import evidence, race_outcome
 from lab.compare.evidence import ClaimVerdict, ContestantFigures, Evidence, SeedFigures
 from lab.errors import LabError
 
@@ -48,12 +48,17 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_evidence_comes_back_as_it_was_written(shipped: Path, lab_json: Callable[..., Any]) -> None:
+def test_evidence_comes_back_as_it_was_written(
+    shipped: Path, lab_json: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = evidence.write(STORED)
     assert evidence.read_file(file) == STORED
     assert evidence.all_evidence() == [STORED] == evidence.of_claim("C14")
+    looks: list[int] = []
+    monkeypatch.setattr(race_outcome, "keep_ended", lambda: looks.append(1))
     assert evidence.of_claim("C20") == [], "It names the claim, and has no verdict on it."
     (answer,) = lab_json("evidence")["evidence"]
+    assert looks == [1], "Races that have ended meanwhile are evaluated first."
     assert answer["verdicts"]["C14"] == {
         "verdict": "confirmed", "value": -0.25, "sentence": "0.25 ± 0.10 less.",
     }  # fmt: skip

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LARGE = 5_000  # bytes from which a file is kept as a large one: redirected, named by its sha256
 PAGE = 50  # entries of a listing
@@ -299,7 +299,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if not (self.hub.folder(kind, name, commit) / file).is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found")
-        where = f"{fault.get('elsewhere', '')}{self.hub.prefix}/cdn/{kind}/{name}/{commit}/{file}"
+        place = quote(f"{self.hub.prefix}/cdn/{kind}/{name}/{commit}/{file}")
+        where = f"{fault.get('elsewhere', '')}{place}"
         content = (self.hub.folder(kind, name, commit) / file).read_bytes()
         # what the huggingface_hub library looks for
         tag = {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"'}

@@ -16,7 +16,7 @@ from lab.errors import LabError
 from lab.hub import cache, download, repository
 from lab.hub.problems import HubError
 from lab.hub.progress import DownloadProgress
-from lab.hub.repository import Repository
+from lab.hub.repository import RemoteFile, Repository
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
 
@@ -275,3 +275,76 @@ def test_a_full_disk_is_told_before_the_first_byte(
     assert stand_in.sent(FILE) == 0
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(10**9, 0, 250_000))
     fetch(repo)
+
+
+def test_a_file_that_two_names_share_is_counted_once(repo: Repository) -> None:
+    twice = [RemoteFile(name, 700, "a" * 40) for name in ("one.json", "two.json")]
+    assert cache.missing(repo, twice) == 700, "One blob comes, for both names."
+
+
+def test_a_file_that_is_cut_short_is_not_here(repo: Repository) -> None:
+    entry = repository.files(repo)[FILE]
+    blob = (fetch(repo) / FILE).resolve()
+    assert cache.are_here(repo, [entry])
+    blob.write_bytes(CONTENT[:-1])
+    assert not cache.are_here(repo, [entry]), "It has to be as long as the listing says."
+
+
+def test_a_cache_that_is_moved_still_holds_its_files(
+    repo: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(repo)
+    (tmp_path / "hf").rename(tmp_path / "another disk")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "another disk"))
+    assert (repository.snapshot(repo) / FILE).read_bytes() == CONTENT
+
+
+def test_a_disk_without_links_gets_copies(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    file = fetch(repo) / FILE
+    assert not file.is_symlink() and file.read_bytes() == CONTENT
+
+
+def test_an_empty_file_and_one_with_an_odd_name_are_fetched(stand_in: StandIn) -> None:
+    stand_in.commit(NAME, {"empty.txt": b"", "a #1?.json": SMALL})
+    folder = fetch(repository.resolve("models", NAME))
+    assert (folder / "empty.txt").read_bytes() == b""
+    assert (folder / "a #1?.json").read_bytes() == SMALL
+
+
+@pytest.mark.parametrize(("most_s", "pause_s"), [(120.0, 0.1), (0.05, 0.05)])
+def test_the_hub_says_how_long_it_is_left_alone_within_a_bound(
+    stand_in: StandIn, repo: Repository, monkeypatch: pytest.MonkeyPatch, most_s: float,
+    pause_s: float,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(download, "MAX_PAUSE_S", most_s)
+    repository.files(repo)
+    stand_in.faults[NAME] = {"status": 429, "count": 2, "file": FILE}
+    pauses: list[float | None] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return False
+
+    transfer = transfer_of(repo)
+    transfer.target.parent.mkdir(parents=True, exist_ok=True)
+    transfer.run(Stop())
+    assert pauses == [pause_s, pause_s], "It asks for 0.1 s each time."
+
+
+def test_the_note_of_a_branch_follows_the_branch(repo: Repository) -> None:
+    for commit in ("a" * 40, "b" * 40):
+        cache.note_reference(Repository("models", NAME, commit), "main")
+        assert repository.cached_commit("models", NAME, "main") == commit
+
+
+def test_progress_says_when_it_reads_what_is_there() -> None:
+    progress = DownloadProgress(4_000_000, 3, done=1_000_000, files_done=1, checking=True)
+    assert progress.in_words() == "1.00 MB of 4.00 MB, 1 of 3 files, verifying"
+    assert progress.eta_s is None and DownloadProgress(10, 1).in_words() == "0 B of 10 B"

@@ -163,3 +163,60 @@ def test_a_branch_where_another_needs_a_folder_is_not_noted(
         cache.note_reference(repo, branch)
     known = [repository.cached_commit("models", NAME, branch) for branch in branches]
     assert known == [repo.commit, None]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"size": -1}, {"size": True}, {"size": "1"}, {"blob": "../" + "a" * 37}, {"blob": "a" * 39}],
+)
+def test_a_listing_holds_sizes_and_hashes(fields: dict[str, Any]) -> None:
+    entry = {"path": "x.json", "size": 1, "blob": "a" * 40}
+    assert repository._remote_file(entry) is not None
+    assert repository._remote_file(entry | fields) is None
+
+
+def test_what_the_hub_takes_away_is_not_answered_by_the_cache(
+    stand_in: StandIn, repo: Repository
+) -> None:
+    cache.note_reference(repo, "main")
+    stand_in.faults[NAME] = {"missing": True}
+    with pytest.raises(HubError, match="is not on the Hub"):
+        repository.resolve("models", NAME)
+    stand_in.faults[NAME] = {"status": 503}
+    assert repository.resolve("models", NAME) == repo, "A Hub that fails says nothing of it."
+
+
+def test_a_listing_of_one_hub_is_not_that_of_another(
+    stand_in: StandIn, repo: Repository, elsewhere: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = repository.files(repo)
+    monkeypatch.setenv("HF_ENDPOINT", elsewhere.address)
+    assert repository.files(repo) == listed
+    assert len(elsewhere.requests("GET", "/tree/")) == 1, "The other one is asked itself."
+
+
+def test_only_a_branch_can_move_on() -> None:
+    old, new = "a" * 40, "b" * 40
+    words = repository.moved_on("org/name", "", old, new)
+    assert words == (
+        f"The branch main of 'org/name' has moved on to {'b' * 12} on the Hub; {'a' * 12} is used."
+    )
+    for revision, now in ((old, new), ("main", old), ("main", None)):
+        assert repository.moved_on("org/name", revision, old, now) == ""
+
+
+def test_an_id_is_taken_to_a_commit_once() -> None:
+    commit = "a" * 40
+    assert repository.at_commit("org/name", commit) == f"org/name#{commit}"
+    for text, now in (("org/name#v1", commit), ("org/name", "main"), ("org/name", None),
+                      ("/models/base", commit)):  # fmt: skip
+        assert repository.at_commit(text, now) == text
+
+
+def test_a_damaged_note_of_a_branch_is_none(stand_in: StandIn, repo: Repository) -> None:
+    cache.note_reference(repo, "main")
+    note = repository.folder_of("models", NAME) / "refs" / "main"
+    assert repository.cached_commit("models", NAME, "") == repo.commit
+    for text in (b"../../elsewhere", b"", b"\xff\xfe"):
+        note.write_bytes(text)
+        assert repository.cached_commit("models", NAME, "main") is None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lab.errors import LabError
-from lab.models import catalog, hub, weights
+from lab.models import catalog, file_list, hub, weights
 from tests.answers import check
 from tests.hub.conftest import NAME, SENTENCES
 from tests.hub.stand_in import StandIn
@@ -43,6 +43,7 @@ def refusal(stand_in: StandIn, files: dict[str, bytes]) -> LabError:
          "is an adapter for a base that it does not name", "Choose its base model."),
         ({"tf_model.h5": b"x"}, "only those of another framework (tf_model.h5)", "original model"),
         ({}, "the repository holds no model", "its upload has ended"),
+        ({"unet/model.safetensors": b"x"}, "the repository holds no model", "its upload has ended"),
         ({"model.safetensors": b"x", "tokenizer.json": None},
          "has no tokenizer", "copy both into one folder"),
     ],
@@ -144,3 +145,20 @@ def test_a_tiktoken_file_can_be_read() -> None:
     from transformers.utils import is_sentencepiece_available, is_tiktoken_available
 
     assert is_tiktoken_available() and is_sentencepiece_available() and tiktoken.Encoding
+
+
+def test_the_proposal_to_look_for_is_one_of_the_repository_itself() -> None:
+    with pytest.raises(LabError) as refused:
+        file_list.check_weights(["pytorch_model.bin"], f"{NAME}#v1", lambda: "")
+    assert refused.value.hint.endswith(f"which is named {NAME}#refs/pr/NUMBER.")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+     "sentencepiece.bpe.model", "qwen.tiktoken"],
+)  # fmt: skip
+def test_every_kind_of_tokenizer_is_known_by_its_file(file: str) -> None:
+    file_list.check_weights(["config.json", "model.safetensors", file], NAME, lambda: "")
+    with pytest.raises(LabError, match="has no tokenizer"):
+        file_list.check_weights(["model.safetensors", f"sub/{file}"], NAME, lambda: "")

@@ -12,8 +12,9 @@ import pytest
 from lab.data import hub as dataset_hub
 from lab.data import hub_fetch
 from lab.errors import LabError
-from lab.hub import client, credentials, repository
-from lab.hub.problems import HubError
+from lab.hub import client, credentials, repository, search
+from lab.hub.credentials import HubToken
+from lab.hub.problems import HubError, refusal, unreachable
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
 
@@ -156,6 +157,7 @@ def test_the_search_says_what_decides(stand_in: StandIn, lab_json: Callable[...,
     assert tiny["parameters"] == 135_000_000 and tiny["license"] == "apache-2.0"
     assert (tiny["downloads"], tiny["gated"], tiny["safetensors"]) == (12_000, False, True)
     assert tiny["fits_here"] is True and tiny["fits_with"] == "lora"
+    assert huge["safetensors"] is True, "Its parameters were counted from such files."
     assert huge["gated"] is True and huge["fits_here"] is False and huge["fits_with"] == ""
     assert old["license"] == "mit" and not old["safetensors"]
     assert old["parameters"] is None and old["fits_here"] is False, "no pickle is ever trained"
@@ -171,3 +173,79 @@ def test_doctor_says_where_files_go(
     told = lab_json("doctor")
     assert told["hub"]["cache"].endswith("hf/hub") and told["hub"]["endpoint"] == stand_in.address
     assert told["hub"]["token"] == "the token in HF_TOKEN" and TOKEN not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3", 3.0), ("-5", 1.0), ("inf", 1.0), ("nan", 1.0), ("soon", 1.0)]
+)
+def test_a_pause_that_the_hub_asks_for_is_a_number_of_seconds(text: str, seconds: float) -> None:
+    error = refusal(429, {"retry-after": text}, b"", "The model 'a/b'", None)
+    assert error.retry_s == seconds
+    assert error.hint.startswith("Try again in 3 s." if text == "3" else "Try again in some min")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "subject", "kind", "words"),
+    [
+        (401, {"x-error-code": "RepoNotFound"}, "The model 'a/b'", "not found",
+         "is not on the Hub, or it is private and the token of a test may not read it."),
+        (403, {"x-error-message": "This repo is gated."}, "The model 'a/b#v1'", "gated",
+         "has no access to it. Accept its terms at HUB/a/b with"),
+        (403, {"x-error-code": "GatedRepo"}, "The dataset 'a/b:c@d'", "gated",
+         "has no access to it. Accept its terms at HUB/datasets/a/b with"),
+        (401, {"x-error-code": "GatedRepo"}, "The model 'a/b'", "token", "it is wrong or expired"),
+    ],
+)  # fmt: skip
+def test_a_token_that_does_not_help_is_told_by_what_the_hub_says(
+    monkeypatch: pytest.MonkeyPatch, status: int, headers: dict[str, str], subject: str, kind: str,
+    words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub")
+    error = refusal(status, headers, b"", subject, HubToken(TOKEN, "the token of a test"))
+    assert error.kind == kind
+    assert words.replace("HUB", "http://hub") in f"{error.message} {error.hint}"
+
+
+def test_no_more_models_are_asked_for_or_shown_than_were_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int] = []
+
+    def answer(path: str, subject: str, params: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+        limits.append(params["limit"])
+        return [{"id": f"org/n{number}"} for number in range(5)], {}
+
+    monkeypatch.setattr(client, "get_json", answer)
+    assert [model.id for model in search.models("n", 2)] == ["org/n0", "org/n1"]
+    assert len(search.models("n", 500)) == 5
+    assert limits == [2, 100], "The Hub gives a hundred at most."
+
+
+def test_what_may_be_over_in_a_moment_is_tried_again() -> None:
+    """A Hub with a fault, or a lost connection: nothing else."""
+    assert refusal(503, {}, b"", "The model 'a/b'", None).retry_s == 0.5
+    assert refusal(503, {"retry-after": "7"}, b"", "The model 'a/b'", None).retry_s == 7.0
+    assert refusal(404, {"retry-after": "7"}, b"", "The model 'a/b'", None).retry_s is None
+    for kind in ("network", "proxy", "certificate", "timeout", "offline"):
+        error = unreachable("The model 'a/b'", "why", kind=kind)
+        assert error.retry_s == (0.3 if kind == "network" else None), kind
+
+
+def test_a_hub_that_was_gone_is_asked_again_after_a_while(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = stand_in.commit(NAME, {"config.json": b"{}"})
+    client._down[stand_in.address] = (time.monotonic(), "it was gone", "network")
+    with pytest.raises(HubError, match="it was gone"):
+        repository.current_commit("models", NAME)
+    monkeypatch.setattr(client, "QUIET_S", 0.0)
+    assert repository.current_commit("models", NAME) == commit
+
+
+def test_a_hub_that_names_no_commit_is_told(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer in ({"sha": "main"}, {"sha": None}, {}, []):
+        monkeypatch.setattr(client, "get_json", lambda *_, answer=answer: (answer, {}))
+        with pytest.raises(HubError, match="names no commit"):
+            repository.current_commit("models", NAME)

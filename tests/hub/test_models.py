@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lab.errors import LabError
-from lab.hub import client
+from lab.hub import client, repository
 from lab.models import catalog, hub, weights
 from tests.answers import check
 from tests.hub.conftest import NAME
@@ -152,3 +152,94 @@ def test_an_address_that_is_no_hub_is_told(stand_in: StandIn, monkeypatch: Any) 
     with pytest.raises(LabError, match="does not answer as a Hub does") as raised:
         client.get_json("/api/models/a/b", "The model 'a/b'")
     assert "HF_ENDPOINT" in raised.value.hint
+
+
+def test_a_text_file_of_gigabytes_is_not_fetched_beside_the_tokenizer(
+    stand_in: StandIn, micro_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {file.name: file.read_bytes() for file in micro_model.iterdir()}
+    largest = max(len(content) for name, content in files.items() if name != WEIGHTS)
+    monkeypatch.setattr(hub, "MAX_SMALL_BYTES", largest)
+    stand_in.commit(NAME, files | {"corpus.txt": b"x" * (largest + 1), "notes.txt": b"x"})
+    folder = hub.local_folder(hub.pin(catalog.resolve(NAME)), with_weights=False)
+    names = {file.name for file in folder.iterdir()}
+    assert "notes.txt" in names and names.isdisjoint({"corpus.txt", WEIGHTS})
+
+
+def test_a_hub_that_sends_no_parts_of_files_is_told(
+    stand_in: StandIn, micro_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "CHUNK", 64)
+    stand_in.commit(NAME, micro_model)
+    stand_in.faults[NAME] = {"whole": True, "file": WEIGHTS}
+    with pytest.raises(LabError, match=f"does not send parts of '{WEIGHTS}'"):
+        hub.stored_tensors(hub.pin(catalog.resolve(NAME)))
+
+
+def test_a_cache_without_the_config_is_no_model(
+    stand_in: StandIn, micro_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = stand_in.commit(NAME, micro_model)
+    source = catalog.resolve(f"{NAME}#{commit}")
+    folder = repository.snapshot(repository.Repository("models", NAME, commit))
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("LAB_HUB_OFFLINE", "1")
+    with pytest.raises(LabError, match="It is not in the local cache either"):
+        hub.config_folder(source)
+    shutil.copytree(micro_model, folder, dirs_exist_ok=True)
+    assert hub.config_folder(source) == folder, "Another program has brought it."
+
+
+def test_a_branch_that_is_back_at_what_is_here_is_noted(
+    stand_in: StandIn, micro_model: Path
+) -> None:
+    commit = stand_in.commit(NAME, micro_model)
+    source = catalog.resolve(f"{NAME}#{commit}")
+    hub.config_folder(source)
+    assert repository.cached_commit("models", NAME, "main") is None
+    assert hub.moved_on(source, NAME) == ""
+    assert repository.cached_commit("models", NAME, "main") == commit
+    stand_in.refs["models", NAME]["main"] = "b" * 40
+    shutil.copytree(
+        stand_in.folder("models", NAME, commit), stand_in.folder("models", NAME, "b" * 40)
+    )
+    assert "has moved on to bbbbbbbbbbbb" in hub.moved_on(source, NAME)
+    assert hub.moved_on(source, "org/other") == "" == hub.moved_on(source, source.id)
+
+
+def test_what_another_program_brought_is_verified_before_it_is_loaded(
+    stand_in: StandIn, micro_model: Path, lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.commit(NAME, micro_model)
+    source = hub.pin(catalog.resolve(NAME))
+    folder = hub.local_folder(source, with_weights=True)
+    blob = (folder / WEIGHTS).resolve()
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shutil.rmtree(lab_home / "cache" / "hub")  # as if the lab had never seen it
+    monkeypatch.setenv("LAB_HUB_OFFLINE", "1")
+    with pytest.raises(LabError, match=f"{WEIGHTS} in the cache is damaged"):
+        hub.local_folder(source, with_weights=True)
+    assert not blob.exists()
+
+
+def test_a_download_is_announced_with_what_is_here_and_what_is_to_come(
+    stand_in: StandIn, micro_model: Path
+) -> None:
+    stand_in.commit(NAME, micro_model)
+    sizes = {file.name: file.stat().st_size for file in micro_model.iterdir()}
+    source = hub.pin(catalog.resolve(NAME))
+    before = hub.download_size(source)
+    assert before is not None
+    assert (before.bytes, before.total_bytes, before.files) == (
+        sum(sizes.values()), sum(sizes.values()), len(sizes)
+    )  # fmt: skip
+    assert not hub.has_tokenizer_here(source)
+    hub.local_folder(source, with_weights=False)
+    after = hub.download_size(source)
+    assert after is not None
+    assert (after.bytes, after.total_bytes, after.files) == (
+        sizes[WEIGHTS], sum(sizes.values()), 1
+    )  # fmt: skip
+    assert hub.has_tokenizer_here(source) and hub.tokenizer_download(source) is None
+    assert hub.download_size(catalog.resolve(str(micro_model))) is None

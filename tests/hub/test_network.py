@@ -4,6 +4,7 @@ library has them."""
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import ssl
@@ -16,7 +17,7 @@ import pytest
 from huggingface_hub.constants import ENV_VARS_TRUE_VALUES
 
 from lab.errors import LabError
-from lab.hub import client, settings
+from lab.hub import client, credentials, repository, settings
 from lab.models import catalog, hub
 from tests.hub.conftest import NAME
 from tests.hub.stand_in import StandIn
@@ -200,6 +201,7 @@ def test_a_mirror_below_a_path_is_used(
     assert fetch().name == commit
     asked = [line.path for line in stand_in.requests("GET")]
     assert len(asked) > 5 and all(path.startswith("/mirrors/hf/") for path in asked)
+    assert not any("//" in path for path in asked), "The slash behind the address is taken off."
     monkeypatch.setenv("HF_ENDPOINT", stand_in.address)
     with pytest.raises(LabError):
         hub.pin(catalog.resolve("org/other"))
@@ -226,3 +228,97 @@ def test_offline_in_every_spelling(
         assert hub.pin(catalog.resolve(NAME)).revision
         assert stand_in.requests("GET"), spelling
         stand_in.clear()
+
+
+def test_what_was_refused_offline_is_asked_for_as_soon_as_there_is_a_network(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = stand_in.commit(NAME, {"config.json": b"{}"})
+    monkeypatch.setenv("LAB_HUB_OFFLINE", "1")
+    with pytest.raises(LabError, match="HF_HUB_OFFLINE is set"):
+        repository.current_commit("models", NAME)
+    monkeypatch.setenv("LAB_HUB_OFFLINE", "0")
+    assert repository.current_commit("models", NAME) == commit
+
+
+def test_a_page_is_what_came_only_where_no_page_was_meant(stand_in: StandIn) -> None:
+    stand_in.commit(NAME, {"index.html": b"x"})
+    repo = repository.resolve("models", NAME)
+    stand_in.faults[NAME] = {"page": True}
+    path = repo.url("index.html").removeprefix(stand_in.address)
+    assert client.get(path, repo.subject)[0] == b"<html>Log in</html>"
+
+
+def test_a_hub_that_asks_for_a_long_pause_is_not_waited_for(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.commit(NAME, {"config.json": b"{}"})
+    stand_in.faults[NAME] = {"status": 429}
+    monkeypatch.setattr(client, "MAX_WAIT_S", 0.05)
+    with pytest.raises(LabError, match=r"status 429") as raised:
+        repository.current_commit("models", NAME)
+    assert "Try again in 0.1 s." in raised.value.hint
+    assert len(stand_in.log) == 1, "It asked for 0.1 s, and the most is 0.05 s."
+
+
+def test_a_forked_process_shares_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = client.client("it")
+    assert client.client("it") is parent
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert client.client("it") is not parent
+
+
+def test_another_process_gets_the_network_and_the_token_of_this_one(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://a-proxy.test:3128")
+    monkeypatch.setenv("HF_TOKEN_PATH", "/no/such/file")
+    header = credentials.access_header()
+    credentials.give("hf_test", "the token of a test")
+    with_token = credentials.access_header()
+    monkeypatch.delenv("HTTPS_PROXY")
+    monkeypatch.setenv("ALL_PROXY", "http://an-old-proxy.test")
+    credentials.adopt_header(header["X-Hub-Access"])
+    assert os.environ["HTTPS_PROXY"] == "http://a-proxy.test:3128"
+    assert "ALL_PROXY" not in os.environ, "What the other does not have set is unset here."
+    assert credentials.current() is None
+    credentials.adopt_header(with_token["X-Hub-Access"])
+    token = credentials.current()
+    assert token is not None
+    assert (token.value, token.origin) == ("hf_test", "the token of a test")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("2.5", 2.5), ("0", 0.1), ("-3", 0.1), ("x", 10.0)])
+def test_a_time_limit_is_never_nothing(
+    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
+) -> None:
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", text)
+    assert settings.metadata_s() == seconds
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"HF_HUB_CACHE": "/a", "HUGGINGFACE_HUB_CACHE": "/b", "HF_HOME": "/c"}, "/a"),
+        ({"HUGGINGFACE_HUB_CACHE": "/b", "HF_HOME": "/c"}, "/b"),
+        ({"HF_HOME": "/c", "XDG_CACHE_HOME": "/d"}, "/c/hub"),
+        ({"XDG_CACHE_HOME": "/d"}, "/d/huggingface/hub"),
+        ({"HF_HOME": "$WORK/e"}, "/w/e/hub"),
+    ],
+)
+def test_the_cache_lies_where_the_library_has_it(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (variables | {"WORK": "/w"}).items():
+        monkeypatch.setenv(name, value)
+    assert str(settings.cache_folder()) == folder
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_child_keeps_its_libraries_offline_and_knows_what_a_person_wants(
+    monkeypatch: pytest.MonkeyPatch, offline: str
+) -> None:
+    monkeypatch.setenv("LAB_HUB_OFFLINE", offline)
+    assert settings.for_children() == {"LAB_HUB_OFFLINE": offline, "HF_HUB_OFFLINE": "1"}

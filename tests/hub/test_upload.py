@@ -40,6 +40,7 @@ def test_a_result_lies_there_as_it_lies_here(hub: StandIn, trained: list[RunDir]
     weights = (lora.artifact / "adapter_model.safetensors").read_bytes()
     assert files["adapter_model.safetensors"] == weights
     assert commit.verified == commit.files == len(files) - 1 and commit.is_private
+    assert commit.bytes == sum(map(len, files.values())) - len(files[".gitattributes"])
     assert hub.visibility[NAME] == "private" and commit.url == f"{hub.address}/{NAME}"
     assert "uploading" in phases and phases[-1] == "comparing the files on the Hub"
     card = files["README.md"].decode()
@@ -75,9 +76,13 @@ def test_a_visibility_that_was_not_asked_for_is_told_before_a_byte_is_sent(
     assert hub.requests("PUT", "lfs") == [] == hub.requests("POST", "preupload")
 
 
-def test_what_does_not_lie_there_as_here_is_told(hub: StandIn, trained: list[RunDir]) -> None:
-    hub.lost = "adapter_model.safetensors"
-    with pytest.raises(LabError, match=r"adapter_model.safetensors does not lie on the Hub"):
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "README.md"])
+def test_what_does_not_lie_there_as_here_is_told(
+    hub: StandIn, trained: list[RunDir], file: str
+) -> None:
+    """A large file by its sha256, a small one by Git's own hash."""
+    hub.lost = file
+    with pytest.raises(LabError, match=rf"{file} does not lie on the Hub"):
         push.push(trained[1], {"name": NAME, "what": "result", "private": True, "update": False})
 
 
@@ -94,7 +99,7 @@ def test_refusals_are_told_in_words(
     with pytest.raises(LabError, match="needs a token with the right to write"):
         push.start(lora, NAME, "result", private=True, update=False)
     credentials.give("hf_writer")
-    for name in ("wren", "a/b/c", "a/../b", "a b/c", "a/<script>", ""):
+    for name in ("wren", "a/b/c", "a/../b", "a b/c", "a/<script>", "", "a/b.git", "a/b.ipynb"):
         with pytest.raises(LabError, match="not the name of a repository"):
             push.start(lora, name, "result", private=True, update=False)
     with pytest.raises(LabError, match="not made yet"):

@@ -48,3 +48,13 @@ def test_what_another_program_left_damaged_in_the_cache_is_deleted(tmp_path: Pat
     for _ in range(2):
         verification.verify(place, repo, lambda progress: read.append(progress.done))
     assert read == [len(whole)], "Read once: a state that was verified is remembered."
+
+
+@pytest.mark.usefixtures("lab_home")
+def test_what_was_verified_is_remembered_by_its_hash(tmp_path: Path) -> None:
+    file, other = tmp_path / "a", tmp_path / "b"
+    file.write_bytes(b"as the Hub has it")
+    os.link(file, other)
+    remember(file)
+    assert is_remembered(file)
+    assert not is_remembered(other), "These bytes were not held against that name."

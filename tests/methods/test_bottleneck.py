@@ -154,6 +154,13 @@ def test_a_layer_without_attention_is_refused() -> None:
         decoder_layers(torch.nn.Linear(2, 2))
 
 
+def test_the_layers_are_the_outer_list_where_one_holds_the_other() -> None:
+    experts = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([experts])})
+    name, layers = decoder_layers(model)
+    assert name == "layers" and layers[0] is experts
+
+
 @pytest.mark.parametrize(
     ("text", "places"),
     [("all", [0, 1, 2, 3]), ("last 2", [2, 3]), ("first 1", [0]), ("1-2", [1, 2]), (" 3 ", [3])],

@@ -66,6 +66,18 @@ POSITIONS = 64
             },
             131_072,
         ),
+        (  # longer than what it was stretched to
+            "qwen2",
+            {
+                "max_position_embeddings": 131_072,
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 32_768,
+                },
+            },
+            131_072,
+        ),
         (
             "llama",
             {
@@ -90,10 +102,10 @@ def test_the_length_is_what_the_config_says(
 
 def test_virtual_tokens_are_taken_off() -> None:
     config = AutoConfig.for_model("gpt2", n_positions=128)
-    for name, tokens in (("prompt", 100), ("prefix", 30), ("ptuning", 128), ("lora", None)):
+    for name, tokens in (("prompt", 100), ("prefix", 30), ("ptuning", 200), ("lora", None)):
         method = methods.get(name)
         options = method.config() if tokens is None else method.config(num_virtual_tokens=tokens)
-        assert text_length(config, method, options) == 128 - (tokens or 0), name
+        assert text_length(config, method, options) == max(128 - (tokens or 0), 0), name
     assert text_length(AutoConfig.for_model("bloom"), method, options) is None
 
 

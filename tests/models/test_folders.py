@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from lab.errors import LabError
-from lab.models import catalog, folder, weights
+from lab.models import base_model, catalog, fit, folder, weights
+from lab.models.headers import Stored
 from tests.models import hostile
 
 INDEX = "model.safetensors.index.json"
@@ -404,3 +406,161 @@ def test_every_process_of_the_lab_switches_hub_kernels_off() -> None:
     for name, child in zip(entries, running, strict=True):
         output, complaint = child.communicate(timeout=120)
         assert output.split() == ["0", "1", "None"], f"{name}: {output} {complaint}"
+
+
+def test_weights_that_are_quantised_within_a_part_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SimpleNamespace(quantization_config={"quant_method": "awq"})
+    config = SimpleNamespace(get_text_config=lambda: text)
+    monkeypatch.setattr(base_model.catalog, "resolve", lambda name: None)
+    monkeypatch.setattr(base_model.weights, "load_config", lambda source: config)
+    with pytest.raises(LabError, match=r"'org/parts' are quantised already \(awq\)"):
+        base_model.load_base("org/parts")
+
+
+@pytest.mark.parametrize(("tokens", "is_refused"), [(8192, False), (8193, True)])
+def test_every_token_has_an_embedding(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, is_refused: bool
+) -> None:
+    monkeypatch.setattr(base_model.weights, "load_tokenizer", lambda source: range(tokens))
+    if is_refused:
+        with pytest.raises(LabError, match="has 8,193 tokens, but the model only 8,192 embeddings"):
+            base_model.load_base(str(tiny_model))
+    else:
+        assert len(base_model.load_base(str(tiny_model)).tokenizer) == tokens
+
+
+def test_models_that_differ_in_one_number_are_told_apart(tmp_path: Path) -> None:
+    shape = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "vocab_size": 64,
+             "num_attention_heads": 2, "num_key_value_heads": 2}  # fmt: skip
+    for count in (1, 3):
+        file = tmp_path / f"{count}.json"
+        file.write_text(json.dumps(shape | {"num_hidden_layers": count}))
+        base = base_model.read_config(str(file))
+        assert len(base.model.model.layers) == count == base.config.num_hidden_layers
+
+
+def test_types_are_judged_under_any_name_that_is_loaded(tiny_model: Path) -> None:
+    """Some files carry the names of the model within."""
+    config = weights.load_config(catalog.resolve(str(tiny_model)))
+    stored = folder.stored_tensors(tiny_model, "it")
+    within = {name.removeprefix("model."): tensor for name, tensor in stored.items()}
+    fit.check(config, within, "within")
+    name = Q.removeprefix("model.")
+    with pytest.raises(LabError, match=rf"'{name}' has the type I8"):
+        fit.check(config, within | {name: Stored("I8", within[name].shape)}, "within")
+
+
+def test_a_look_at_weights_leaves_the_bars_of_a_library_as_they_were(tiny_model: Path) -> None:
+    from transformers.utils import logging
+
+    config = weights.load_config(catalog.resolve(str(tiny_model)))
+    before = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.enable_progress_bar()
+    try:
+        with pytest.raises(LabError, match="do not fit"):
+            fit.check(config, {"bars": Stored("F32", (1,))}, "bars")
+        assert logging.is_progress_bar_enabled() and logging.get_verbosity() == before[1]
+    finally:
+        if not before[0]:
+            logging.disable_progress_bar()
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(model: Path) -> None:
+    file = model / "tokenizer_config.json"
+    fields = json.loads(file.read_text())
+    for key in ("pad_token", "pad_token_id"):
+        fields.pop(key, None)
+    file.write_text(json.dumps(fields))
+    (model / "special_tokens_map.json").unlink(missing_ok=True)
+    tokenizer = weights.load_tokenizer(catalog.resolve(str(model)))
+    assert tokenizer.pad_token == tokenizer.eos_token
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [({"is_fast": False}, "does not say where"), ({"eos_token_id": None}, "has no end token")],
+)
+def test_a_tokenizer_that_lacks_what_training_needs_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], says: str
+) -> None:
+    class Tokenizer(SimpleNamespace):
+        def __len__(self) -> int:
+            return 3
+
+        def __call__(self, text: str) -> list[int]:
+            return [1]
+
+    whole = {"is_fast": True, "eos_token_id": 2, "eos_token": "</s>", "pad_token_id": 2}
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Tokenizer(**whole | fields)
+    )
+    with pytest.raises(LabError, match=says):
+        weights.load_tokenizer(catalog.resolve(str(model)))
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_a_model_is_as_it_was_after_an_evaluation(was_training: bool) -> None:
+    layer = torch.nn.Linear(2, 2).train(was_training)
+    with pytest.raises(ValueError, match="on the way"), weights.evaluating(layer):
+        assert not layer.training
+        raise ValueError("on the way")
+    assert layer.training is was_training
+
+
+def test_weights_of_another_shape_or_name_are_not_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    layer = torch.nn.Linear(4, 4)
+    for tensors in ({"bias": torch.ones(1)}, {"weight": torch.ones(4, 4), "other": torch.ones(1)}):
+        save_file(tensors, tmp_path / "model.safetensors")
+        assert weights.has_weights(layer, tmp_path) is ("other" not in tensors)
+        with pytest.raises(LabError, match="which this base model does not have"):
+            weights.read_weights(layer, tmp_path)
+    save_file({"bias": torch.full((4,), 3.0)}, tmp_path / "model.safetensors")
+    assert weights.has_weights(layer, tmp_path)
+    assert weights.read_weights(layer, tmp_path).bias.tolist() == [3.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("config.json", {"use_kernels": False, "fusion_config": None, "configuration_files": []}),
+        ("config.json", {"torch_dtype": "torch.bfloat16", "dtype": "float8_e4m3fn"}),
+        ("config.json", {"experts_implementation": "grouped_mm", "tokenizer_class": None}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}),
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizerFast"}),
+        ("generation_config.json", {"eos_token_id": [1, 2], "pad_token_id": None}),
+    ],
+)
+def test_what_harms_nobody_is_taken(model: Path, file: str, fields: dict[str, Any]) -> None:
+    hostile.change(model / file, **fields)
+    folder.check(model, "it")
+
+
+def test_an_answer_is_searched_for_token_by_token() -> None:
+    names = ("num_beams", "num_beam_groups", "constraints", "force_words_ids", "penalty_alpha",
+             "dola_layers", "assistant_early_exit", "prompt_lookup_num_tokens")  # fmt: skip
+    config = SimpleNamespace(**dict.fromkeys(names, 4), temperature=0.7)
+    weights.settle_generation(SimpleNamespace(generation_config=config))
+    assert vars(config) == {**dict.fromkeys(names), "temperature": 0.7}
+    weights.settle_generation(SimpleNamespace())
+
+
+def test_a_quantised_model_stays_where_it_was_built() -> None:
+    class Model(SimpleNamespace):
+        def to(self, device: str) -> str:
+            return device
+
+    quantised = Model(hf_quantizer=object())
+    assert weights.on_device(quantised, "cuda") is quantised
+    assert weights.on_device(Model(), "cuda") == "cuda"
+    layer = SimpleNamespace(support_avx512bf16_for_cpu=True)
+    weights.disable_cpu_repacking(SimpleNamespace(modules=lambda: [layer, object()]))
+    assert layer.support_avx512bf16_for_cpu is False
+
+
+def test_what_memory_lacks_is_known_by_its_error() -> None:
+    kind = type("OutOfMemoryError", (RuntimeError,), {})
+    assert weights.is_out_of_memory(kind("x")) and weights.is_out_of_memory(MemoryError())
+    assert not weights.is_out_of_memory(RuntimeError("out of memory"))

@@ -103,3 +103,43 @@ def test_only_the_header_is_read(tmp_path: Path) -> None:
     started = time.monotonic()
     assert headers.read(file) == {"a": Stored("U8", (size,))}
     assert time.monotonic() - started < 5, "40 GB were not read"
+
+
+def test_the_bound_of_a_header_holds_for_large_files_too() -> None:
+    for over in (0, 1):
+        start = (headers.MAX_HEADER_BYTES + over).to_bytes(8, "little")
+        if over:
+            with pytest.raises(LabError, match=r"its header would have 25,000,001 bytes"):
+                headers.header_length(start, 10**12, "large")
+        else:
+            assert headers.header_length(start, 10**12, "large") == headers.MAX_HEADER_BYTES
+
+
+def test_a_link_is_no_file_of_a_result(tmp_path: Path) -> None:
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "real.safetensors")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "real.safetensors")
+    assert headers.read_if_there(tmp_path / "real.safetensors") == {"a": Stored("F32", (2,))}
+    assert headers.read_if_there(tmp_path / "link.safetensors") == {}
+    assert headers.read_if_there(tmp_path / "gone.safetensors") == {}
+
+
+def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    for time_ns, name in ((10**18, "a"), (10**18 + 1000, "b")):
+        save_file({name: np.zeros(2, np.float32)}, file)
+        os.utime(file, ns=(time_ns, time_ns))
+        assert list(headers.read(file)) == [name], "Its size is the same, its time is not."
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("BOOL", 8), ("U8", 8), ("F8_E4M3", 8), ("F8_E5M2", 8), ("BF16", 16), ("U16", 16),
+     ("I32", 32), ("F32", 32), ("U64", 64), ("C64", 64), ("F4", 4)],
+)  # fmt: skip
+def test_eight_numbers_of_each_type_take_their_bits(dtype: str, size: int) -> None:
+    header = json.dumps({"a": entry(dtype, [8], [0, size])}).encode()
+    stored = headers.parse(header, size, "it")["a"]
+    assert stored.size_bytes == size
+    with pytest.raises(LabError, match="its shape needs another number"):
+        wrong = json.dumps({"a": entry(dtype, [8], [0, 2 * size])}).encode()
+        headers.parse(wrong, 2 * size, "it")

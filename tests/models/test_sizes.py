@@ -101,6 +101,8 @@ def test_what_real_models_have_passes() -> None:
     sizes.check(LLAMA | largest | {"num_experts": 2048, "rope_theta": 10**10}, "large")
     sizes.check(LLAMA | {"sliding_window": None, "pad_token_id": -1, "n_shared_experts": 0}, "odd")
     sizes.check(LLAMA | {"intermediate_size": [128, 256], "layer_norm_eps": 1e-5}, "by layer")
+    sizes.check(LLAMA | {"max_position_embeddings": 1500.0}, "seconds times a rate")
+    sizes.check(LLAMA | {"head_dim": 0, "qk_rope_head_dim": 64}, "turned elsewhere")
 
 
 def test_the_defaults_of_every_architecture_that_generates_pass() -> None:

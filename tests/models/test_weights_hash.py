@@ -23,7 +23,7 @@ from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
 from lab.evals.held_out import evaluate
 from lab.export.merge import merge
-from lab.models import weights_hash
+from lab.models import catalog, moved_base, weights_hash
 from lab.paths import RunDir
 from lab.preflight import initial_weights
 from lab.runs import actions, record_reader
@@ -56,7 +56,7 @@ def test_the_hash_is_of_names_types_shapes_and_values_and_of_nothing_else(tmp_pa
         "value": TENSORS | {"b": torch.tensor([1.0, 1.0078125], dtype=torch.bfloat16)},
         "name": {"a.weight": TENSORS["a.weight"], "c": TENSORS["b"]},
         "shape": TENSORS | {"a.weight": TENSORS["a.weight"].view(4, 3)},
-        "type": TENSORS | {"b": torch.ones(2, dtype=torch.float16)},
+        "type": TENSORS | {"b": TENSORS["b"].view(torch.float16)},  # the same bytes
         "more": TENSORS | {"c": torch.zeros(1)},
         "swapped": {"a.weight": TENSORS["a.weight"], "b": TENSORS["b"].flip(0) * 2},
     }
@@ -90,10 +90,12 @@ def test_weights_are_read_once_for_each_state_of_their_files(
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file.stat().st_mtime_ns == before.st_mtime_ns and file.stat().st_size == before.st_size
     assert weights_hash.hash_of(folder, "base") != first, "A time that was put back hides nothing."
-    for entry in (paths.home() / "cache" / "weights").iterdir():
-        entry.write_text('{"weights": "no hash"}')
     content[-1] ^= 1
     file.write_bytes(content)
+    time.sleep(0.05)
+    weights_hash.hash_of(folder, "base")
+    for entry in (paths.home() / "cache" / "weights").iterdir():
+        entry.write_text('{"weights": "no hash"}')
     assert weights_hash.hash_of(folder, "base") == first, "A damaged cache is worked out again."
 
 
@@ -211,7 +213,7 @@ def test_another_base_is_refused_with_both_hashes(
         use(run, tmp_path / "other")
     message = refused.value.message
     assert message.startswith(f"The base '{base}' is not the one ") and run.id in message
-    assert trained_on in message and now in message and trained_on != now
+    assert f"(trained on {trained_on}, now {now})" in message and trained_on != now
     assert not (tmp_path / "other").exists()
     assert sorted(file.name for file in run.path.rglob("*")) == before, "Nothing is touched."
 
@@ -321,3 +323,88 @@ def test_a_base_in_memory_is_left_once_its_files_change(
     embeddings = [one.model.get_input_embeddings().weight for one in (first, second, result)]
     assert torch.equal(embeddings[0], embeddings[2])
     assert not torch.equal(embeddings[1], embeddings[2]), "No result on a base that is gone."
+
+
+def test_large_weights_are_not_read_while_a_page_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = written(tmp_path / "base", TENSORS)
+    source = catalog.ModelSource("it", str(tmp_path / "base"), local_only=True)
+    monkeypatch.setattr(weights_hash.hub, "local_folder", lambda source, **_: Path(source.location))
+    size = (tmp_path / "base" / "model.safetensors").stat().st_size
+    monkeypatch.setattr(weights_hash, "MAX_QUICK_BYTES", size - 1)
+    assert weights_hash.identify_quickly(source) is None
+    monkeypatch.setattr(weights_hash, "MAX_QUICK_BYTES", size)
+    identity = weights_hash.identify_quickly(source)
+    assert identity is not None
+    assert (identity.weights, identity.commit) == (value, ""), "A folder has no commit."
+
+
+def test_a_base_of_the_hub_is_kept_with_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = written(tmp_path / ("a" * 40), TENSORS)
+    monkeypatch.setattr(weights_hash.hub, "local_folder", lambda source, **_: tmp_path / ("a" * 40))
+    source = catalog.ModelSource("org/name", "org/name", local_only=False)
+    identity = {"model": "org/name", "weights": value, "commit": "a" * 40}
+    assert weights_hash.identify(source).to_json() == identity
+    assert weights_hash.identify_quickly(source) is None, "It may have to be downloaded first."
+
+
+def test_a_moved_base_is_looked_for_by_its_name_first_past_folders_that_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_MODELS", str(tmp_path / "models"))
+    value = written(tmp_path / "models" / "base", TENSORS)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"damaged")
+    hash_of, read = weights_hash.hash_of, list[str]()
+
+    def count(folder: Path, name: str) -> str:
+        read.append(folder.name)
+        return hash_of(folder, name)
+
+    monkeypatch.setattr(weights_hash, "hash_of", count)
+    base = moved_base.model_of(str(tmp_path / "base"), {"weights": value})
+    assert base == str(tmp_path / "models" / "base") and read == ["base"]
+    read.clear()
+    with pytest.raises(LabError, match="no other holds its weights"):
+        moved_base.model_of(str(tmp_path / "base"), {"weights": "0" * 64})
+    assert read == ["base", "a", "b"], "Each is read once, also where it cannot be used."
+    base = moved_base.model_of(str(tmp_path / "gone"), {"weights": value})
+    assert base == str(tmp_path / "models" / "base"), "The damaged ones hide it not."
+
+
+def test_a_moved_base_is_looked_for_in_some_folders_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_MODELS", str(tmp_path))  # the folders beside are those in it, too
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "model.safetensors").touch()
+    read: list[str] = []
+    monkeypatch.setattr(weights_hash, "hash_of", lambda folder, name: read.append(folder.name))
+    for most, names in ((12, list("01234")), (3, list("012"))):
+        monkeypatch.setattr(moved_base, "MAX_FOLDERS", most)
+        read.clear()
+        with pytest.raises(LabError, match="no other holds its weights"):
+            moved_base.model_of(str(tmp_path / "gone"), {"weights": "0" * 64})
+        assert read == names, "Each is read once, and has gigabytes."
+    for model_id, recorded in (
+        ("org/name", {"weights": "0" * 64}), (str(tmp_path / "gone"), {"weights": "x"}),
+        (str(tmp_path / "gone"), None), ("builtin:smollm2-135m-instruct", {"weights": "0" * 64}),
+        (str(tmp_path / "0"), {"weights": "0" * 64}),
+    ):  # fmt: skip
+        assert moved_base.model_of(model_id, recorded) == model_id
+    assert len(read) == 3, "Nothing is looked for where nothing is gone."
+
+
+def test_the_state_of_a_model_is_that_of_its_files(tmp_path: Path) -> None:
+    assert weights_hash.state_of("org/name") == [] == weights_hash.state_of(str(tmp_path))
+    written(tmp_path / "base", TENSORS)
+    (before,) = weights_hash.state_of(str(tmp_path / "base"))
+    file = tmp_path / "base" / "model.safetensors"
+    os.utime(file, ns=(before[3], before[3]))
+    (after,) = weights_hash.state_of(str(tmp_path / "base"))
+    assert before[:4] == after[:4] and before[4] != after[4], "The time of a change cannot be set."

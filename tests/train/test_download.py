@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from lab.atomic_files import write_json
 from lab.data import hub as dataset_hub
-from lab.errors import Cancelled
+from lab.errors import Cancelled, LabError
+from lab.hub.branches import BranchWatch
 from lab.hub.progress import DownloadProgress
 from lab.models.catalog import ModelSource
 from lab.paths import RunDir
@@ -127,3 +129,19 @@ def test_each_branch_is_asked_for_what_was_written_before_the_check(
         spec = RunSpec.from_json({"model": model, "data": {"dataset": dataset}})
         of_base, of_data = download.watch_branches(run, spec, REMOTE)  # type: ignore[misc]
         assert (of_base(), of_data()) == ("org/base org/base", answer)
+
+
+def test_a_branch_that_cannot_be_asked_for_hides_no_other() -> None:
+    def fail() -> str:
+        raise LabError("The Hub is gone.")
+
+    watch = BranchWatch(lambda: "", fail, lambda: "It has moved on.")
+    assert watch.notes(within_s=5) == ["It has moved on."]
+
+
+def test_branches_are_waited_for_no_longer_than_is_allowed() -> None:
+    answered = Event()
+    watch = BranchWatch(lambda: "It has moved on." * answered.wait(5))
+    assert watch.notes(within_s=0.01) == []
+    answered.set()
+    assert watch.notes(within_s=5) == ["It has moved on."]

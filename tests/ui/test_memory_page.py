@@ -318,3 +318,10 @@ def test_measured_runs_stand_next_to_their_estimates(lab_home: Path) -> None:
     assert (exact["device"], exact["estimate against measured"]) == ("GPU", "+0.3 %")
     assert (bound["device"], bound["measured (GB)"]) == ("CPU", 7.0)
     assert bound["estimate against measured"] == "within the margin"
+
+
+def test_uploaded_configs_are_listed_by_name(lab_home: Path) -> None:
+    for number, name in enumerate(("b", "C", "a")):
+        content = json.dumps(CONFIG | {"number": number}).encode()
+        uploaded_configs.keep(content, f"{name}.json")
+    assert [config.name for config in uploaded_configs.uploaded()] == ["a", "b", "C"]
