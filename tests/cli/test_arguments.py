@@ -795,6 +795,7 @@ def test_a_search_asks_for_one_model_at_least(
         ([], "chat needs models and a --prompt"),
         (["--prompt", "x", "--temperature", "-1", "--max-new-tokens", "0"], "--max-new-tokens"),
         (["--prompt", "x", "--temperature", "-1"], "--temperature"),
+        (["--receipt", "no such file"], "--receipt names its own model"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_refused_before_a_model_is_loaded(

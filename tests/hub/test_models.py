@@ -100,11 +100,14 @@ def test_a_hub_that_is_gone_leaves_the_cache(stand_in: StandIn, micro_model: Pat
 @pytest.mark.parametrize(
     "content", [b"", b"PK" * 99, hostile.raw(b"{}", length=2**60), hostile.raw(b"{]")]
 )
-def test_damaged_weights(refusal: Callable[[], str], model: Path, content: bytes) -> None:
+def test_damaged_weights(
+    refusal: Callable[[], str], model: Path, tmp_path: Path, content: bytes
+) -> None:
     (model / WEIGHTS).write_bytes(content)
     assert "is not a readable safetensors file" in refusal()
     with pytest.raises(LabError, match="is not a readable safetensors file"):
         hub.local_folder(catalog.resolve(NAME), with_weights=True)
+    assert not list((tmp_path / "hf").rglob("*.safetensors")), "Headers are judged first."
 
 
 @pytest.mark.parametrize(

@@ -564,3 +564,23 @@ def test_what_memory_lacks_is_known_by_its_error() -> None:
     kind = type("OutOfMemoryError", (RuntimeError,), {})
     assert weights.is_out_of_memory(kind("x")) and weights.is_out_of_memory(MemoryError())
     assert not weights.is_out_of_memory(RuntimeError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "class_name", "is_without"),
+    [
+        (["tokenizer.model"], "TokenizersBackend", None, True),
+        (["tokenizer.model"], "TokenizersBackend", "TokenizersBackend", False),
+        (["tokenizer.model"], "LlamaTokenizer", None, False),
+        (["tokenizer.model", "tokenizer.json"], "TokenizersBackend", None, False),
+        ([], "TokenizersBackend", None, False),
+    ],
+)
+def test_sentencepiece_alone_is_read_as_sentencepiece(
+    tmp_path: Path, files: list[str], name: str, class_name: str | None, is_without: bool
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": class_name}))
+    tokenizer = type(name, (), {})()
+    assert weights._is_sentencepiece_without_class(tmp_path, tokenizer) is is_without
