@@ -23,8 +23,9 @@ def count(value: float | None) -> str:
 
 
 def quantity(value: float, noun: str) -> str:
-    """1 and "row" → "1 row", 1234 → "1,234 rows". The plural of `noun` ends in s."""
-    return f"{value:,.0f} {noun}" if value == 1 else f"{value:,.0f} {noun}s"
+    """1 and "row" → "1 row", 1234 → "1,234 rows"; of what is written. The plural ends in s."""
+    number = f"{value:,.0f}"
+    return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
 
 
 def size(value: float | None) -> str:

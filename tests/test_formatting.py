@@ -76,7 +76,16 @@ def test_budgets_say_their_unit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")]
+    ("value", "text"),
+    [
+        (0, "0 rows"),
+        (1, "1 row"),
+        (2, "2 rows"),
+        (1234, "1,234 rows"),
+        (0.7, "1 row"),
+        (1.4, "1 row"),
+        (1.6, "2 rows"),
+    ],
 )
-def test_what_is_counted_is_singular_only_once(value: int, text: str) -> None:
+def test_what_is_counted_is_singular_only_once(value: float, text: str) -> None:
     assert formatting.quantity(value, "row") == text

@@ -116,8 +116,7 @@ def _difference(option: Option, spec: dict[str, Any], forecast: Forecast) -> str
     parts = []
     before, after = option.spec["train"]["batch_size"], spec["train"]["batch_size"]
     if before != after:
-        rows = quantity(after, "row")
-        parts.append(f"{rows} a pass instead of {before}")
+        parts.append(f"{quantity(after, 'row')} a pass instead of {before}")
     layers = [checkpointed_layers(each.settings) for each in (option.forecast, forecast)]
     if layers[0] != layers[1]:
         parts.append(f"{layers[1]} recomputed instead of {layers[0]}")

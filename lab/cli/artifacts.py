@@ -130,8 +130,8 @@ def combine_results(arguments: argparse.Namespace) -> Output:
         console.print(
             f"Read back with {proof['loaded_with']}: largest logit difference "
             f"{proof['largest_difference']:.1e} of their spread (bound {proof['tolerance']:g}), "
-            f"{proof['tokens']} tokens. From the weighted sum of the updates it differs by "
-            f"{100 * combined.deviation:.2g} % of its length.",
+            f"{quantity(proof['tokens'], 'token')}. From the weighted sum of the updates it "
+            f"differs by {100 * combined.deviation:.2g} % of its length.",
             soft_wrap=True,
         )
         if combined.note:

@@ -13,7 +13,7 @@ from typing import Any
 from lab.compare.contestants import Contestant, Names
 from lab.compare.curves import HIGHER, LOWER
 from lab.compare.verdict import figure_difference
-from lab.formatting import count, duration, flops, signed, size
+from lab.formatting import count, duration, flops, quantity, signed, size
 from lab.rank.spectrum import ENERGY
 
 NOTHING = "–"
@@ -158,7 +158,7 @@ def text(figure: ComparedFigure, value: float | None, half: float | None = None)
     if figure.unit == "fraction":
         return f"{100 * value:.0f} %"
     if figure.unit == "tokens":
-        return f"{value:.0f} tokens"
+        return quantity(value, "token")
     if figure.unit in ("directions", "rank"):
         digits = 1 if figure.unit == "directions" or half is not None else 0
         return f"{value:.{digits}f}" + (f" ± {half:.1f}" if half is not None else "")

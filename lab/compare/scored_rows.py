@@ -72,18 +72,14 @@ class RowDifference:
         apart = len(self.only_first) + len(self.only_second)
         if not apart:
             return f"{first} and {second} get the same {self.both} of {rows} rows right."
-        differing = f"{_rows(apart)} that differ{'s' if apart == 1 else ''}"
+        differing = f"{quantity(apart, 'row')} that differ{'s' if apart == 1 else ''}"
         verdict = "a difference is shown" if self.is_shown else "no difference is shown"
         return (
-            f"{first} gets {_rows(len(self.only_first))} right that {second} does not; the other "
-            f"way round {len(self.only_second)}. Both are right on {self.both} of {rows}, neither "
-            f"on {self.neither}. Exact McNemar test on the {differing}: "
+            f"{first} gets {quantity(len(self.only_first), 'row')} right that {second} does not; "
+            f"the other way round {len(self.only_second)}. Both are right on {self.both} of "
+            f"{rows}, neither on {self.neither}. Exact McNemar test on the {differing}: "
             f"{p_in_words(self.p)}, {verdict}."
         )
-
-
-def _rows(count: int) -> str:
-    return quantity(count, "row")
 
 
 def p_in_words(p: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lab.compare.preference import MAX_NEEDED_VOTES, GroupVerdict, PairVerdict, VoteOutcome
+from lab.formatting import quantity
 
 Names = Callable[[str], str]
 
@@ -16,19 +17,19 @@ def sentences(result: VoteOutcome, name: Names) -> list[str]:
     else:
         lines = _verdicts_of_several(result, result.verdict, name)
     bad = "both bad" if len(result.models) == 2 else "all bad"
-    counts = [_count(result.counts.ties, "tie"), f"{result.counts.bad} {bad}"]
+    counts = [quantity(result.counts.ties, "tie"), f"{result.counts.bad} {bad}"]
     counts.append(f"{result.identical} identical")
     counts += [f"{result.failed} without an answer"] if result.failed else []
     lines.append(", ".join(counts) + ".")
     naming = result.naming
     if naming.decided + naming.ties + naming.bad:
         wins = ", ".join(f"{name(model)} {wins}" for model, wins in naming.wins.items())
-        votes = _count(naming.decided, "decided vote")
+        votes = quantity(naming.decided, "decided vote")
         lines.append(f"Counted apart: {votes} on answers that name their model ({wins}).")
     lines += _terms(result)
     lengths = [(name(m), tokens) for m, tokens in result.mean_tokens.items() if tokens]
     if len(lengths) == len(result.models):
-        parts = ", ".join(f"{who} {tokens:.0f} tokens" for who, tokens in lengths)
+        parts = ", ".join(f"{who} {quantity(tokens, 'token')}" for who, tokens in lengths)
         lines.append(f"Mean length of the answers: {parts}.")
     return lines
 
@@ -40,7 +41,7 @@ def _verdict_of_two(result: VoteOutcome, verdict: PairVerdict, name: Names) -> s
     if verdict.leads and verdict.share is not None:
         wins, (low, high) = result.counts.wins[verdict.leads], verdict.interval
         figures = (
-            f"{name(verdict.leads)} preferred in {wins} of {_count(decided, 'decided vote')} "
+            f"{name(verdict.leads)} preferred in {wins} of {quantity(decided, 'decided vote')} "
             f"({100 * verdict.share:.0f} %, 95 % interval {100 * low:.0f} to "
             f"{100 * high:.0f} %), "
             f"exact sign test p = {_p(verdict.p)}."
@@ -54,14 +55,14 @@ def _verdict_of_two(result: VoteOutcome, verdict: PairVerdict, name: Names) -> s
     more = verdict.needed
     missing = (
         f"more than {MAX_NEEDED_VOTES:,} decided votes" if more is None
-        else f"about {_count(more, 'more decided vote')}"
+        else f"about {quantity(more, 'more decided vote')}"
     )  # fmt: skip
     return f"No preference shown; {missing} would be needed at this rate. {figures}"
 
 
 def _verdicts_of_several(result: VoteOutcome, verdict: GroupVerdict, name: Names) -> list[str]:
     wins = ", ".join(f"{name(model)} {wins}" for model, wins in result.counts.wins.items())
-    decided = _count(result.counts.decided, "decided vote")
+    decided = quantity(result.counts.decided, "decided vote")
     best = f"Best of {len(result.models)} in {decided}: {wins}."
     if verdict.refused == "connected":
         return [f"No strengths: the votes do not connect all models. {best}"]
@@ -94,10 +95,6 @@ def _terms(result: VoteOutcome) -> list[str]:
     if len(result.voters) > 1:
         lines.append(f"{len(result.voters)} voters; each prompt counts once, by most of them.")
     return lines
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _p(p: float) -> str:

@@ -15,6 +15,7 @@ from lab.data import chat_template, example_reader, hub, prepare
 from lab.data.row_sizes import RowSizes
 from lab.errors import LabError
 from lab.forecasts import DatasetStats
+from lab.formatting import quantity
 from lab.schema import quote
 from lab.spec import RunSpec, without_packing
 from lab.spec_sections import DataSpec
@@ -146,9 +147,8 @@ def _warnings(
     """What a person should know before the run starts, and may well want."""
     warnings = reader.notes()
     if reader.num_invalid:
-        warnings.append(
-            f"{reader.num_invalid} rows cannot be used and are skipped: {reader.invalid_summary()}."
-        )
+        rows, are = quantity(reader.num_invalid, "row"), "is" if reader.num_invalid == 1 else "are"
+        warnings.append(f"{rows} cannot be used and {are} skipped: {reader.invalid_summary()}.")
     open_slots = _open_slots(sample)
     if open_slots:
         warnings.append(

@@ -17,6 +17,7 @@ from lab.data.chat_template import TokenizedExample
 from lab.data.example_reader import Example, ExampleReader, ReadOptions
 from lab.data.token_cache import TokenizedDataset
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.spec import RunSpec
 from lab.spec_sections import DataSpec
 
@@ -163,7 +164,8 @@ def choose_rows(
         notes.append("No held-out example has a trained token, so there is no evaluation loss.")
     dropped = int((~useful).sum())
     if dropped:
-        notes.append(f"{dropped} examples without trained tokens were dropped.")
+        were = "was" if dropped == 1 else "were"
+        notes.append(f"{quantity(dropped, 'example')} without trained tokens {were} dropped.")
     mixed: TokenizedDataset | ConcatSequences = tokens
     added = 0
     if data.general_fraction:

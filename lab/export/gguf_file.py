@@ -19,6 +19,7 @@ from lab import methods
 from lab.atomic_files import file_identity, part, read_object
 from lab.errors import LabError
 from lab.export import merge, merge_proof
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.recent import Recent
 from lab.schema import quote
@@ -56,7 +57,7 @@ class GgufProof:
         return (
             f"largest logit difference {self.largest_difference:.2g}, {self.share_of_spread:.1e} "
             f"of the logits' spread (bound {self.bound:g}); same top token "
-            f"{100 * self.same_top:.1f} %; KL {self.kl:.1e}; {self.tokens} tokens"
+            f"{100 * self.same_top:.1f} %; KL {self.kl:.1e}; {quantity(self.tokens, 'token')}"
         )
 
 

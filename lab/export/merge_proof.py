@@ -21,6 +21,7 @@ import psutil
 
 from lab.data.prepare import prepare
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.models import weights
 from lab.spec import RunSpec
 
@@ -93,8 +94,8 @@ class MergeProof:
             f"largest logit difference {self.largest_difference:.2g}, {self.share_of_spread:.1e} "
             f"of the logits' spread (bound {bounds.spread:g}); same top token "
             f"{100 * self.same_top:.1f} % (bound {100 * (1 - bounds.other_top):g} %); KL "
-            f"{self.kl:.1e} (bound {bounds.kl:g}); {self.tokens} tokens of {self.rows} rows "
-            f"({self.rows_from}), computed in {self.computed_in}"
+            f"{self.kl:.1e} (bound {bounds.kl:g}); {quantity(self.tokens, 'token')} of "
+            f"{quantity(self.rows, 'row')} ({self.rows_from}), computed in {self.computed_in}"
         )
 
     def to_json(self) -> dict[str, Any]:

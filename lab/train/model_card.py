@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lab.formatting import quantity
 from lab.methods import Method
 from lab.spec import RunSpec
 from lab.train.proof import ResultProof
@@ -96,9 +97,9 @@ def _loading(spec: RunSpec, lines: list[str], proof: ResultProof | None) -> list
     return [
         *text,
         "",
-        f"Tried with {proof.loaded_with} when it was written: the logits of {proof.rows} rows "
-        f"({proof.tokens} tokens) are those of the trained model within "
-        f"{proof.largest_difference:.1e} of their spread.",
+        f"Tried with {proof.loaded_with} when it was written: the logits of "
+        f"{quantity(proof.rows, 'row')} ({quantity(proof.tokens, 'token')}) are those of the "
+        f"trained model within {proof.largest_difference:.1e} of their spread.",
     ]
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from lab.data import catalog
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.ui.markdown_safety import tell
 
 FIRST_ROWS = 10
@@ -40,7 +41,7 @@ def form() -> str:
         st.warning(problem, icon=":material/warning:")
     is_ready = bool(rows) and not problems
     if st.button(
-        f"Save {len(rows)} example{'' if len(rows) == 1 else 's'}", icon=":material/save:",
+        f"Save {quantity(len(rows), 'example')}", icon=":material/save:",
         key="data.typed.save", disabled=not is_ready,
         help=None if is_ready else "Fill in a question and its answer first.",
     ):  # fmt: skip
