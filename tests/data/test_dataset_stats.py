@@ -107,7 +107,7 @@ def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> N
         file.write('{"prompt": "x"}\n')
     skipped = {**filled, "on_invalid_row": "skip"}
     (bad,) = facts_of(make_spec(data=skipped))["warnings"]
-    assert bad.startswith("1 rows cannot be used")
+    assert bad.startswith("1 row cannot be used")
 
 
 @pytest.mark.parametrize("field", ["general_dataset", "held_out"])

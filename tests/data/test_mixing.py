@@ -154,7 +154,7 @@ def test_figures_are_of_what_they_say(ready: Prepare) -> None:
     assert figures.train_tokens == 8 * figures.train_rows
     assert figures.train_loss_tokens == 4 * figures.train_rows
     assert figures.held_out_loss_tokens == 4 * figures.held_out_rows
-    assert any("1 examples without trained tokens" in note for note in prepared.notes)
+    assert any("1 example without trained tokens" in note for note in prepared.notes)
     assert prepared.first.row == 1 and prepared.first.messages[0]["content"] == "w0"
     other = ready([*rows[:5], {"prompt": "w9", "completion": "w3"}], eval_fraction=0.4)
     assert prepared.figures.train_hash != prepared.figures.held_out_hash
