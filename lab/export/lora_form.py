@@ -17,6 +17,7 @@ from typing import Any
 from lab import methods
 from lab.atomic_files import part, read_object
 from lab.errors import LabError, first_line
+from lab.library_imports import import_peft
 from lab.methods.parts import adapter_files
 from lab.models import weights
 from lab.paths import RunDir
@@ -56,8 +57,7 @@ class AdapterForm:
     def put_on(self, model: Any, name: str) -> Any:
         """The PEFT model with this adapter under `name`: of a base a new one. Raises LabError for a
         tensor that has no place."""
-        import peft
-
+        peft = import_peft()
         modules = {key.split(".lora_")[0].removeprefix(PREFIX) for key in self.tensors}
         settings = dataclasses.replace(self.config, target_modules=modules, layers_pattern=None)
         settings.layers_to_transform = None

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from lab.errors import Problem
+from lab.library_imports import import_peft
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import Lora, LoraConfig
 from lab.methods.parts.peft_method import cast_trainable, keeps_float32_adapters
@@ -205,8 +206,7 @@ class Qlora(QuantisedLora):
 
     def merge(self, model: Any) -> Any:
         """The base is dequantised first: a merged weight in four bits would be another one."""
-        import peft
-
+        peft = import_peft()
         settings = model.active_peft_config
         adapter = peft.get_peft_model_state_dict(model)
         base = model.unload()

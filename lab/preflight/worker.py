@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from lab import stages
 from lab.errors import LabError, SpecError
 from lab.hub import credentials, settings
+from lab.library_imports import import_peft
 
 STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
 PR_SET_PDEATHSIG = 1
@@ -92,7 +93,7 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
         return dataset_preview.look(request["spec"], request["most"], may_fetch=may_fetch).to_json()
     if kind == "warm":
         load_libraries()
-        import peft  # noqa: F401
+        import_peft()
 
         return {}
     raise LabError(f"unknown request {kind!r}")
@@ -115,7 +116,7 @@ def load_libraries() -> None:
     from lab import host
 
     if not host.gpus():
-        import peft  # noqa: F401
+        import_peft()
 
 
 def prepare(parent: int) -> None:

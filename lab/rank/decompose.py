@@ -17,6 +17,7 @@ from lab import methods
 from lab.errors import LabError
 from lab.export import merge
 from lab.export.lora_form import PREFIX, AdapterForm
+from lab.library_imports import import_peft
 from lab.paths import RunDir
 from lab.rank.spectrum import energy_rank
 from lab.rank.updates import updates
@@ -32,10 +33,10 @@ def why_not(run: RunDir) -> str:
 def decompose(run: RunDir, base: Any, energy: float) -> AdapterForm:
     """The update of each linear layer of `base` at the rank that holds this share of its energy.
     Raises LabError where no linear layer changes, or one needs a higher rank than a LoRA has."""
-    import peft
     import torch
     from transformers.pytorch_utils import Conv1D
 
+    peft = import_peft()
     linear = {
         name: module
         for name, module in base.named_modules()

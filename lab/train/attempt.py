@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import set_seed
+from accelerate.utils import set_seed
 from transformers.utils import logging
 
 from lab import methods, paths

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from transformers import set_seed
+from accelerate.utils import set_seed
 
 from lab.methods import Method
 from lab.optimizer_in_backward import BackwardOptimizer

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lab.library_imports import import_peft
 from lab.methods import Method
 from lab.methods.parts.adapter_files import CONFIG
 from lab.models import headers
@@ -172,8 +173,7 @@ def load_plainly(
         disable_cpu_repacking(model)  # other kernels round otherwise
     if method.saves_whole_model:
         return model
-    import peft
-
+    peft = import_peft()
     if type(method).extend_tokenizer is not Method.extend_tokenizer:
         model.resize_token_embeddings(embedding_rows, mean_resizing=False)
     is_narrow = spec.train.adapter_precision == "bfloat16"
@@ -201,8 +201,7 @@ def _load_in_lab(folder: Path, method: Method, spec: RunSpec, source: Any, devic
 
 def _unused(folder: Path, loaded: Any, method: Method, size: int) -> list[str]:
     """Tensors of the result's file that have no place in the loaded model."""
-    import peft
-
+    peft = import_peft()
     stored = {
         name: tensor
         for file in sorted(folder.glob("*.safetensors"))

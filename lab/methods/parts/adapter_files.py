@@ -15,6 +15,7 @@ from typing import Any
 
 from lab.atomic_files import read_object
 from lab.errors import LabError
+from lab.library_imports import import_peft
 from lab.models import folder as folders
 from lab.models import headers
 from lab.schema import quote
@@ -70,11 +71,11 @@ def files_of(folder: Path) -> tuple[Path, Path]:
 def read(base: Any, folder: Path, kind: str, *, only: str = "") -> Any:
     """`base` with the adapter of `folder` on it, of which only tensors whose names hold `only`.
     Raises LabError where they do not fit."""
-    import peft
     from safetensors.torch import load_file
 
     from lab.models.weights import first_line, is_out_of_memory
 
+    peft = import_peft()
     settings = config_of(folder, kind, base)
     if only:
         settings.modules_to_save = None
@@ -102,8 +103,7 @@ def read(base: Any, folder: Path, kind: str, *, only: str = "") -> Any:
 def config_of(folder: Path, kind: str, base: Any) -> Any:
     """PEFT's config for `base`, of the fields that the lab knows. Raises LabError for any other
     content."""
-    import peft
-
+    peft = import_peft()
     raw, config_class = _raw_config(folder), getattr(peft, kind)
     # without which PEFT cannot make a config of this kind
     defaults = config_class(**({"total_step": 1} if kind == "AdaLoraConfig" else {}))
@@ -149,11 +149,11 @@ def _judged(key: str, value: Any) -> Any:
 def _check_fit(base: Any, folder: Path, kind: str, *, only: str = "") -> None:
     """Build the adapter on the meta device, where its size costs nothing, and hold its tensors
     against those of the file."""
-    import peft
     import torch
 
     from lab.models.weights import empty_like, first_line
 
+    peft = import_peft()
     stored, settings = tensors_of(folder), config_of(folder, kind, base)
     if only:
         settings.modules_to_save = None

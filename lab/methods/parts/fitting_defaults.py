@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from lab.library_imports import import_peft
 from lab.methods.parts import patterns
 from lab.methods.parts.target_modules import (
     ALL_LINEAR,
@@ -52,12 +53,12 @@ def fitting_dropout(
 def _adapts_parameters(model: Any, targets: str | list[str]) -> bool:
     """Whether PEFT turns `targets` into parameters, as it does for experts that transformers 5
     stacks into one tensor."""
-    import peft
     from peft.utils.transformers_weight_conversion import (
         convert_peft_config_for_transformers,
         get_model_conversion_mapping,
     )
 
+    peft = import_peft()
     if targets != ALL_LINEAR:  # PEFT would match a pattern without a limit of time
         targets = [layer.name for layer in target_layers(model, targets)]
     settings = peft.LoraConfig(target_modules=targets)

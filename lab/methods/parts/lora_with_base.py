@@ -16,6 +16,7 @@ from typing import Any
 
 from lab.atomic_files import read_object
 from lab.errors import LabError
+from lab.library_imports import import_peft
 from lab.methods import Context, Method
 from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.peft_method import cast_adapters, keeps_float32_adapters, two_rates
@@ -132,8 +133,7 @@ class LoraAndBase(Method):
 
 def add_lora(model: Any, names: list[str], config: HybridConfig, context: Context) -> Any:
     """LoRA on exactly the linear layers `names`; everything else is frozen."""
-    import peft
-
+    peft = import_peft()
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.errors import Problem
+from lab.library_imports import import_peft
 from lab.methods import Context, Method
 from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.script_lines import linear_lines, names_lines
@@ -52,8 +53,7 @@ class PeftMethod(Method):
         return changes, notes
 
     def apply(self, model: Any, config: Any, context: Context) -> Any:
-        import peft
-
+        peft = import_peft()
         kind = getattr(peft, self.peft_class)
         values = self.peft_config_kwargs_for(model, config, context)
         targets = values.get("target_modules")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
+from lab.library_imports import import_peft
 from lab.methods.parts import patterns
 from lab.methods.parts.compatibility import Unsupported
 from lab.methods.parts.script_lines import regex_of
@@ -83,9 +84,9 @@ def bypassed_names(model: Any) -> set[str]:
     """Last names of linear layers that nothing can stand beside: whose weight the architecture's
     kernels read without calling the layer, such as Mamba's out_proj (PEFT refuses them), and
     routers that give back more than a linear map does."""
-    import peft
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 
+    peft = import_peft()
     refused, settings = set(), peft.LoraConfig()
     for name, module in model.named_modules():
         last = name.rsplit(".", 1)[-1]
