@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import gc
 import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -29,6 +29,11 @@ from lab.hub import settings
 from lab.models.catalog import BUILT_IN
 from lab.preflight.client import planner
 from lab.runs import queue, record_reader
+
+if TYPE_CHECKING:
+    from lab.forecast.memory_forecast import TraceOptions
+    from lab.forecasts import MemoryForecast
+    from lab.spec import RunSpec
 
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
 
@@ -235,12 +240,30 @@ def work_here(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.R
 
 
 def run_here(spec: dict[str, Any]) -> paths.RunDir:
-    """Check and do a run in this process."""
+    """Check and do a run in this process. Its memory is counted, not traced: nearly every run of a
+    test would be a new question, and its answer takes as long as the run."""
     from tests.answers import checked
 
-    run = actions.create_run_dir(checked(spec))
+    asking = ("lab.forecast.forecaster", "lab.forecast.selective_checkpointing")
+    with contextlib.ExitStack() as stack:
+        for module in asking:
+            stack.enter_context(mock.patch(f"{module}.memory_forecast", counted_memory))
+        run = actions.create_run_dir(checked(spec))
     attempt_here(run)
     return run
+
+
+def counted_memory(
+    config: Any, spec: RunSpec, options: TraceOptions, memory_bytes: int | None = None
+) -> MemoryForecast:
+    """Weights, gradients and optimizer state, given out as a traced step."""
+    from lab.forecast import formula
+    from lab.forecast.model_profile import profile_model
+    from lab.forecasts import How
+
+    counts = formula.counted(profile_model(config, spec).sizes, spec, on_gpu=options.on_gpu)
+    counts = replace(counts, how=How.EVERY_LAYER)
+    return replace(counts, fits=counts.fits_into(memory_bytes))
 
 
 @pytest.fixture
@@ -281,21 +304,17 @@ def attempt_here(run: paths.RunDir) -> int:
     """One attempt at `run` in this process; the worker's exit code."""
     from lab.train.worker import work
 
-    freeze_imports()
     before = signal.getsignal(signal.SIGTERM)
     process.register(run, os.getpid())
     try:
-        code = work(run)
+        # a run collects before it begins: in a worker there is little, in a test process everything
+        # that was ever imported
+        with mock.patch("accelerate.utils.memory.clear_device_cache"):
+            code = work(run)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert_metrics_are_documented(run)
     return code
-
-
-@functools.cache
-def freeze_imports() -> None:
-    """Each run collects: what was imported for all of them need not be looked at."""
-    gc.freeze()
 
 
 def assert_metrics_are_documented(run: paths.RunDir) -> None:

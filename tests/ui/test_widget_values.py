@@ -47,18 +47,21 @@ def _forgetful(files: dict[str, str]) -> list[str]:
     shared = {key for tree in trees.values() for key in _keys_set(tree) if key[:1] in "'\""}
     matches = set()
     for name, tree in trees.items():
+        source = ast.unparse(tree)
         of_module = {key for key in _keys_set(tree) if key.isupper() or key.startswith("f")}
         for function in _functions(tree):
             keys = shared | of_module | _keys_set(function)
             for call in ast.walk(function):
                 if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                     continue
+                if call.func.attr not in WIDGETS:
+                    continue
                 given = {word.arg: ast.unparse(word.value) for word in call.keywords}
                 key = given.get("key")
                 keeps: Any = {"bind", None} & set(given)  # None: **options
                 keeps = keeps or given.get("persist_state") == "'session'"
-                keeps = keeps or f"{STATE}[{key}] = {STATE}[{key}]" in ast.unparse(tree)
-                if call.func.attr in WIDGETS and key in keys and not keeps:
+                keeps = keeps or f"{STATE}[{key}] = {STATE}[{key}]" in source
+                if key in keys and not keeps:
                     matches.add(f"{name}:{call.lineno} {key}")
     return sorted(matches)
 
