@@ -23,7 +23,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
-from lab import access
+from lab import access, paths
 from lab.paths import ROOT
 from lab.runs import queue
 from tests.conftest import end_workers, processor_timed
@@ -111,10 +111,12 @@ def chrome() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def running_server(
-    small_models: Path, tmp_path_factory: pytest.TempPathFactory
+    small_models: Path, forecast_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server") / "home", small_models)
     processor_timed(server.home)
+    paths.make_folder(server.home / "cache")
+    (server.home / "cache" / "memory").symlink_to(forecast_cache)
     server.start()
     yield server
     server.kill()
@@ -138,7 +140,7 @@ def lab_home(
     end_workers(home)
     end_chat(home)
     # without access.json a restart would know no browser; what was traced for one story's form
-    # need not be traced for the next one's
+    # need not be traced for the next one's, nor for that of another test process
     empty(home, (running_server.log.name, "access.json", "cache", "machine.json"))
     if (home / "cache").is_dir():
         empty(home / "cache", ("memory",))
