@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,25 @@ def test_no_row_that_a_run_was_trained_on_is_asked(
     rows = batches.split_indices(len(examples), held)[1]
     expected = {examples[index].messages[0]["content"] for index in rows}
     assert {prompt for _, prompt in questions} == expected, "both held these rows out"
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_rows_are_not_asked_where_the_run_used_another_number_of_them(
+    questions: list[tuple[str, str]], refused: int
+) -> None:
+    """A template may refuse rows that are skipped; which rows are held out follows their number."""
+    run = record("aaaa", data={"dataset": "builtin:text-to-shell", "eval_fraction": 0.3})
+    dataset = score.catalog.resolve("builtin:text-to-shell")
+    count = len(list(ExampleReader(dataset.path, ReadOptions())))
+    used = {"v": 1, "kind": "data", "attempt": 1, "time": 1.0, "examples": count - refused}
+    with run.events.open("a") as file:
+        file.write(json.dumps(used) + "\n")
+    if not refused:
+        assert score_job.score_missing(request(run), lambda phase: None)["asked"]
+        return
+    with pytest.raises(LabError, match=f"used {count - 1} rows .* which were held out is not kno"):
+        score_job.score_missing(request(run), lambda phase: None)
+    assert questions == [], "No row is asked that the run may have learned."
 
 
 def test_a_run_that_held_nothing_out_cannot_be_scored_on_its_data(
