@@ -191,7 +191,7 @@ def test_what_is_not_known_in_time_is_not_known(
 
 
 def test_a_budget_of_tokens_ends_behind_a_whole_step() -> None:
-    """Of two passes of two rows: fifteen tokens are reached in the first one, the second is made."""
+    """Of two passes of two rows: the first one reaches fifteen tokens, the second is made, too."""
     train = {"batch_size": 2, "gradient_accumulation_steps": 2, "max_tokens": 15, "seed": 3}
     spec = RunSpec.from_json({"train": train, "data": {"packing": "off"}})
     rows = np.full((40, 2), 10)
