@@ -14,7 +14,6 @@ from lab.data.formats import Example
 from lab.data.prepare import reading_of
 from lab.errors import LabError
 from lab.evals import unlearned_rows
-from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import DataSpec, RunSpec
 
@@ -63,13 +62,7 @@ def _held_out(run_id: str) -> list[Example]:
     if data.eval_dataset:
         return _rows(replace(data, dataset=data.eval_dataset))
     rows = _rows(data)  # all of them: which are held out depends on their number
-    learned_from = record_reader.last_event(run, "data").get("examples", len(rows))
-    if learned_from != len(rows):
-        raise LabError(
-            f"{quote(run_id)} used {learned_from} rows of '{quote(data.dataset)}', which has "
-            f"{len(rows)} usable ones now: which were held out is not known.",
-            "Choose another set.",
-        )
+    unlearned_rows.check_number(run, data.dataset, len(rows))
     _, indices = batches.split_indices(len(rows), data.eval_fraction)
     if not indices:
         raise LabError(f"{quote(run_id)} held no rows out.", "Choose another set.")

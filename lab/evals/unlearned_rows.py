@@ -19,6 +19,7 @@ from lab.data.formats import Example
 from lab.data.prepare import reading_of
 from lab.errors import LabError
 from lab.paths import RunDir
+from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import DataSpec, RunSpec
 
@@ -33,9 +34,11 @@ def unlearned(dataset: Dataset, runs: Sequence[RunDir]) -> list[Example]:
         indices = batches.split_indices(len(examples), fraction)[1]
         return [examples[index] for index in indices] if indices else examples
     rows: dict[int, Example] | None = None
-    for data, held_out_fraction in trained:
+    for run, data, held_out_fraction in trained:
         options = replace(reading_of(data, dataset), on_invalid_row="skip")
         examples = list(ExampleReader(dataset.path, options))
+        if held_out_fraction:
+            check_number(run, dataset.id, len(examples))
         indices = batches.split_indices(len(examples), held_out_fraction)[1]
         held_out = {examples[index].row: examples[index] for index in indices}
         rows = held_out if rows is None else {row: rows[row] for row in rows if row in held_out}
@@ -45,6 +48,18 @@ def unlearned(dataset: Dataset, runs: Sequence[RunDir]) -> list[Example]:
             "Choose a set that they do not know.",
         )
     return list(rows.values())
+
+
+def check_number(run: RunDir, dataset_id: str, count: int) -> None:
+    """Raise LabError where the run used another number of rows than the `count` of the file: the
+    file has changed, or the chat template refused some. Which were held out depends on it."""
+    used = record_reader.last_event(run, "data").get("examples", count)
+    if used != count:
+        raise LabError(
+            f"{quote(run.id)} used {used} rows of '{quote(dataset_id)}', which has {count} usable "
+            "ones now: which were held out is not known.",
+            "Choose another set.",
+        )
 
 
 def lineage(run: RunDir) -> list[RunDir]:
@@ -71,16 +86,16 @@ def _sources(run: RunDir) -> list[str]:
     return sources
 
 
-def _trainings(run: RunDir, dataset: Dataset) -> Iterator[tuple[DataSpec, float]]:
-    """(the data section, the share that was held out) of each training on this very file."""
+def _trainings(run: RunDir, dataset: Dataset) -> Iterator[tuple[RunDir, DataSpec, float]]:
+    """(the run, its data section, the share that it held out) of each training on this file."""
     for each in lineage(run):
         if not each.spec.is_file():
             continue
         data = RunSpec.of_run(each).data
         if _is_file_of(data.dataset, dataset):
-            yield data, data.held_out_fraction
+            yield each, data, data.held_out_fraction
         if data.general_fraction and _is_file_of(data.general_dataset, dataset):
-            yield data, 0.0
+            yield each, data, 0.0
 
 
 def _is_file_of(dataset_id: str, dataset: Dataset) -> bool:

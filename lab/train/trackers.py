@@ -9,6 +9,7 @@ MLFLOW_TRACKING_URI, TRACKIO_SERVER_URL ...). A resumed run goes on with what it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -100,11 +101,9 @@ class _Tracker:
             self._lost += 1
 
     def finish(self) -> None:
-        try:
+        with contextlib.suppress(queue.Full):
             self._records.put(None, timeout=FINISH_S)
             self._thread.join(FINISH_S)
-        except queue.Full:
-            self._lost += 1
         waiting = sum(record is not None for record in list(self._records.queue))
         self._lost += waiting + self._thread.is_alive()  # it hangs with one in its hands
         if self._lost:

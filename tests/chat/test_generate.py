@@ -234,3 +234,22 @@ def test_a_run_without_a_result_is_not_talked_to(trained: list[RunDir]) -> None:
         chat_models.parse(f"run:{run.id}")
     checkpoint = chat_models.load(chat_models.parse(f"run:{run.id}@4"))
     assert checkpoint.tokenizer.chat_template, "Its checkpoints are, with the base's tokenizer."
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (AnswerReceipt(prompt_hash="p", question_hash="q", template_hash="t"), ""),
+        (AnswerReceipt(prompt_hash="o", question_hash="r", template_hash="u"), "templates differ"),
+        (AnswerReceipt(prompt_hash="o", question_hash="r", template_hash="t"), "other arguments"),
+        (AnswerReceipt(prompt_hash="o", template_hash="u"), ""),
+    ],
+    ids=["alike", "another template", "another date", "an older receipt"],
+)
+def test_models_that_read_the_same_question_otherwise_are_told(
+    second: AnswerReceipt, words: str
+) -> None:
+    first = AnswerReceipt(prompt_hash="p", question_hash="q", template_hash="t")
+    warning = side_by_side.prompt_warning({"run:a": first, "run:b": second})
+    assert words in warning and bool(warning) == bool(words)
+    assert ("run:a | run:b" in warning) == bool(words)

@@ -12,6 +12,7 @@ from lab.atomic_files import write_json
 from lab.compare.comparison import compare, figures_json
 from lab.compare.run_figures import run_figures
 from lab.paths import RunDir
+from lab.runs import index
 
 Lines = list[dict[str, Any]]
 
@@ -93,6 +94,14 @@ def test_a_model_that_grew_trains_what_it_had_grown_to(recorded: Any) -> None:
         {"kind": "unfrozen", "trainable": 35},
     ]
     assert run_figures(recorded("aaaa", steps(2), [], events)).trainable == 35
+
+
+def test_a_run_is_called_by_its_new_name_at_once(recorded: Any) -> None:
+    run = recorded("aaaa", steps(2), [BASE])
+    index.rename(run, "old")
+    assert run_figures(run).entry.name == "old"
+    index.rename(run, "new")
+    assert run_figures(run).entry.name == "new"
 
 
 def test_a_run_that_wrote_nothing_has_no_figures(recorded: Any) -> None:

@@ -163,6 +163,7 @@ def test_ranks_are_drawn_listed_and_plotted_where_runs_have_them() -> None:
     }
     assert not any(cell.is_best for key in shown for cell in rows[key].cells)
     assert {"effective_rank", "needed_rank"} <= set(axes_with_values(contestants(runs)))
+    assert "effective_rank" not in axes_with_values(contestants(runs[::2])), "One has it."
     plane = points(contestants(runs), "needed_rank", "loss")
     assert [point.x for point in plane] == [6, 40]
     assert pareto_front(plane, "needed_rank", "loss") == []

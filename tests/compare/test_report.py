@@ -12,7 +12,7 @@ import pytest
 
 from lab.compare import notes, report
 from lab.compare.contestants import Contestant, contestants
-from lab.compare.figures import BY_KEY, as_csv, figure_rows, text, trainable_text
+from lab.compare.figures import BY_KEY, as_csv, figure_rows, interval, text, trainable_text
 from lab.compare.settings_diff import setting_text
 from lab.errors import LabError
 from tests.compare.recorded import change_event, record
@@ -94,6 +94,17 @@ def test_a_table_for_spreadsheets_has_units_senses_and_both_sides(pair: list[Con
     assert rows["Energy"] == ["Wh", "lower", "", "1.0", "", "2.0", ""], "72 W for 50 and 100 s"
     assert [float(rows["Cost"][at]) for at in (3, 5)] == pytest.approx([0.05, 0.1])
     assert rows["Forgetting (rise on the base's own answers)"][2] == "0.0", "the base's own"
+
+
+def test_the_interval_of_a_cost_is_in_its_currency() -> None:
+    """Of an hour and of two, at 3 USD each: the half interval is in USD as well."""
+    hours = (("aaaa", 1), ("bbbb", 2))
+    runs = [record(each, "A", seed=count, seconds=3600.0 * count) for each, count in hours]
+    (both,) = contestants(runs)
+    value, half = interval(both, "seconds", 3.0)
+    assert value == pytest.approx(5400.0) and half is not None and half > 1800
+    assert interval(both, "cost", 3.0) == pytest.approx((4.5, half / 1200))
+    assert interval(both, "cost", 0.0) == (None, None), "Without a price nothing costs anything."
 
 
 def test_the_report_shows_the_sense_the_base_and_the_best_of_each_figure(

@@ -69,6 +69,16 @@ def test_every_count_is_of_what_it_says(ask: Any) -> None:
     assert (part.examples, part.is_whole) == (2, False)
 
 
+@pytest.mark.parametrize(
+    "row", [{"text": "w1 " * 30_000}, pair("w1 " * 30_000, "w4")], ids=["text", "chat"]
+)
+def test_the_length_of_a_row_that_is_looked_at_in_part_is_that_of_the_whole(
+    ask: Any, row: dict[str, str]
+) -> None:
+    (tokens,) = ask([row], most=1).lengths
+    assert tokens == pytest.approx(30_000, rel=0.01), "Of 90,000 characters 20,000 are read."
+
+
 def test_a_leak_is_a_twin_on_the_other_side_of_the_runs_own_split(
     ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,18 @@ def test_long_text_is_cut_into_several_sequences(make_spec: Make, tmp_path: Path
     assert facts["tokens_per_row"] <= 64
 
 
+def test_the_sequences_of_a_text_that_is_read_in_part_are_those_of_the_whole(
+    make_spec: Make, tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_stats, "CHARACTERS", 20_000)
+    file, text = tmp_path / "text.jsonl", "word " * 20_000
+    write_rows(file, [{"text": text}])
+    spec = RunSpec.from_json(make_spec("full", data={"dataset": str(file), "max_length": 64}))
+    stats = dataset_stats.dataset_stats(spec, tokenizer)
+    tokens = len(tokenizer(text)["input_ids"])
+    assert stats.sequences_per_example == pytest.approx(tokens / 64, rel=0.02)
+
+
 def test_what_a_person_should_know_is_said(make_spec: Make, tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     write_rows(text, [{"text": "Once upon a time there was a fox."}] * 5)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.data import catalog
-from lab.data.example_reader import read_examples
+from lab.data.example_reader import ExampleReader, read_examples
 from lab.errors import LabError
 
 
@@ -42,6 +42,15 @@ def test_every_shape_becomes_the_same_chat(
     (example,) = read_examples(file_of(tmp_path, row))
     assert [message["role"] for message in example.messages] == ["user", "assistant"]
     assert [message["content"] for message in example.messages] == [asked, answered]
+
+
+def test_bad_rows_whose_reasons_are_not_shown_are_counted(tmp_path: Path) -> None:
+    reader = ExampleReader(file_of(tmp_path, {"text": "once"}))
+    for row, reason in enumerate(["a", "b", "b", "c", "d", "e", "f", "f", "f", "g"], 1):
+        reader.refuse(row, f"is {reason}")
+    assert reader.invalid_summary() == (
+        "row 1: is a; row 2 and 1 more: is b; row 4: is c; row 5: is d; row 6: is e; and 4 more"
+    )
 
 
 def test_text_stays_text(tmp_path: Path) -> None:

@@ -66,6 +66,20 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str, packe
     assert len(list(ExampleReader(path, ReadOptions(limit=7)))) == 7
 
 
+@pytest.mark.parametrize("side", [0, 1], ids=["of training", "held out"])
+def test_the_longest_row_may_be_one_of_either_side(
+    tmp_path: Path, tokenizer: Any, side: int
+) -> None:
+    """The memory is predicted for it, and evaluations take some, too."""
+    place = batches.split_indices(len(PAIRS), 0.1)[side][0]
+    rows = [row | {"completion": "it " * 30} if row is PAIRS[place] else row for row in PAIRS]
+    spec = spec_of(write(tmp_path / "rows.jsonl", rows), eval_fraction=0.1)
+    prepared = prepare.prepare(spec, tokenizer)
+    other = (prepared.held_out, prepared.train)[side]
+    most = max(row.tokens for row in (prepared.train, prepared.held_out)[side])
+    assert prepared.figures.longest_row == most > max(row.tokens for row in other)
+
+
 def test_plain_text_is_cut_at_blank_lines_and_joined_again(tmp_path: Path, tokenizer: Any) -> None:
     text = "".join(f"Paragraph {n} goes on for a while.\n" * 40 + "\n" for n in range(12))
     path = tmp_path / "book.txt.gz"

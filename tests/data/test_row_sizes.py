@@ -188,3 +188,14 @@ def test_what_is_not_known_in_time_is_not_known(
     assert row_sizes(spec, tokenizer, 0.0) is not None, "Its tokens are stored by now."
     general = replace(spec, data=replace(spec.data, general_fraction=0.1))
     assert row_sizes(general, tokenizer, 60.0) is None, "The base's answers are not there yet."
+
+
+def test_a_budget_of_tokens_ends_behind_a_whole_step() -> None:
+    """Of two passes of two rows: the first one reaches fifteen tokens, the second is made, too."""
+    train = {"batch_size": 2, "gradient_accumulation_steps": 2, "max_tokens": 15, "seed": 3}
+    spec = RunSpec.from_json({"train": train, "data": {"packing": "off"}})
+    rows = np.full((40, 2), 10)
+    order = TrainingOrder(batching.single_rows(sizes._Sized(rows)), 3)
+    rows[order.row_index(3)] = 90
+    largest = RowSizes(spec.data.max_length, rows, rows[:0]).passes(spec).largest
+    assert (largest.rows, largest.length) == (2, 90), "The row is in the second pass."

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import background_job
+from lab import background_job, paths
 from lab.atomic_files import read_object, write_json
 from lab.chat import models as chat_models
 from lab.compare import scored_rows
@@ -19,6 +20,7 @@ from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.errors import LabError
 from lab.evals import score, score_job, score_sheets
 from lab.evals.score import ScoredAnswer
+from lab.evals.score_sheets import ScoredModel, ScoredQuestion, ScoreSheet
 from lab.paths import RunDir
 from tests.compare.recorded import record
 
@@ -96,6 +98,25 @@ def test_no_row_that_a_run_was_trained_on_is_asked(
     assert {prompt for _, prompt in questions} == expected, "both held these rows out"
 
 
+@pytest.mark.parametrize("refused", [0, 1])
+def test_rows_are_not_asked_where_the_run_used_another_number_of_them(
+    questions: list[tuple[str, str]], refused: int
+) -> None:
+    """A template may refuse rows that are skipped; which rows are held out follows their number."""
+    run = record("aaaa", data={"dataset": "builtin:text-to-shell", "eval_fraction": 0.3})
+    dataset = score.catalog.resolve("builtin:text-to-shell")
+    count = len(list(ExampleReader(dataset.path, ReadOptions())))
+    used = {"v": 1, "kind": "data", "attempt": 1, "time": 1.0, "examples": count - refused}
+    with run.events.open("a") as file:
+        file.write(json.dumps(used) + "\n")
+    if not refused:
+        assert score_job.score_missing(request(run), lambda phase: None)["asked"]
+        return
+    with pytest.raises(LabError, match=f"used {count - 1} rows .* which were held out is not kno"):
+        score_job.score_missing(request(run), lambda phase: None)
+    assert questions == [], "No row is asked that the run may have learned."
+
+
 def test_a_run_that_held_nothing_out_cannot_be_scored_on_its_data(
     questions: list[tuple[str, str]],
 ) -> None:
@@ -158,6 +179,8 @@ def test_a_run_that_mixed_a_set_in_cannot_be_scored_on_it(
         ({"dataset": "builtin:tide-clock-story", "eval_fraction": 0.1}, []),
         ({"dataset": "builtin:persona-chats", "eval_dataset": "builtin:everyday-instructions"},
          ["builtin:everyday-instructions"]),
+        ({"dataset": "builtin:text-to-shell", "eval_fraction": 0.1,
+          "eval_dataset": "builtin:everyday-instructions"}, ["builtin:everyday-instructions"]),
     ],
 )  # fmt: skip
 def test_sets_are_offered_that_fit_the_data(data: dict[str, Any], sets: list[str]) -> None:
@@ -207,6 +230,16 @@ def test_a_damaged_sheet_is_no_sheet(questions: list[tuple[str, str]]) -> None:
     assert name not in sheet.models, "answers to other questions than these"
     file.write_text("[]")
     assert score_sheets.all_sheets() == []
+
+
+def test_the_set_of_which_a_model_was_asked_last_is_the_last(lab_home: Path) -> None:
+    question, answer = ScoredQuestion(1, "q", "r"), ScoredAnswer("r")
+    for name, dates in (("first", (1.0, 10.0)), ("second", (5.0,))):
+        models = {f"base:{date}": ScoredModel({}, (answer,), "v", date) for date in dates}
+        sheet = ScoreSheet(name, "text", "exact_match", (question,), models)
+        paths.make_folder(score_sheets.folder())
+        write_json(score_sheets.folder() / f"{name}.json", {"v": 1, **asdict(sheet)})
+    assert [sheet.dataset for sheet in score_sheets.all_sheets()] == ["second", "first"]
 
 
 def test_the_verb_keeps_what_it_measures(questions: list[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from lab.atomic_files import read_object
@@ -76,6 +76,21 @@ def test_every_type_is_read_back_with_the_tokens_and_logits_of_the_folder(
 
 
 TOKENS = {"bos_token_id": 257, "eos_token_id": 258, "add_bos_token": False}
+
+
+def test_a_tokenizer_that_begins_each_text_with_a_token_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Else llama.cpp leaves out the token that the model was trained behind."""
+    file = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 257)]
+    )
+    tokenizer.save(str(file))
+    gguf_file._write(folder, tmp_path / "out.gguf", "F32", "x")
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is True
 
 
 def test_the_size_of_a_weight_is_that_of_the_files(folder: Path, tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def logits(model: Any) -> torch.Tensor:
     return values
 
 
+def test_adapters_that_lie_whole_in_the_cache_are_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters.settings, "cache_folder", lambda: tmp_path)
+    weights, config = "adapter_model.safetensors", "adapter_config.json"
+    for repository, files in (
+        ("org--whole", (weights, config)), ("org--weights", (weights,)), ("org--config", (config,)),
+        ("org--a b", (weights, config)),
+    ):  # fmt: skip
+        folder = tmp_path / f"models--{repository}" / "snapshots" / "0123"
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).touch()
+    assert adapters.cached() == {"adapter:org/whole": "whole"}
+
+
 def test_an_adapter_of_the_hub_answers_beside_its_base(
     both: StandIn, micro_model: Path, adapter: Path, tmp_path: Path, capsys: Any
 ) -> None:

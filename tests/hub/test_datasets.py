@@ -18,7 +18,7 @@ from lab.data.dataset_stats import dataset_stats
 from lab.errors import LabError
 from lab.hub import credentials
 from lab.spec import RunSpec
-from tests.answers import check, estimate
+from tests.answers import check, checked, estimate
 from tests.hub.stand_in import StandIn
 
 NAME = "org/chats"
@@ -135,6 +135,23 @@ def test_a_set_is_read_at_the_commit_that_was_fetched(stand_in: StandIn) -> None
     pinned.path.unlink()
     assert texts(hub_fetch.fetch(hub.parse(pinned.id))) == ["old"], "and come back as they were"
     assert hub.fetched() == [NAME]
+
+
+def test_each_set_of_a_run_is_named_with_the_commit_of_its_rows(
+    stand_in: StandIn, make_spec: Callable[..., dict[str, Any]]
+) -> None:
+    """A branch moves on: the spec of a run names the rows that it was checked with."""
+    commits = {}
+    for field in ("dataset", "eval_dataset", "general_dataset"):
+        pairs = [{"prompt": f"{field} {n}", "completion": "yes"} for n in range(9)]
+        lines = "".join(json.dumps(pair) + "\n" for pair in pairs).encode()
+        name = f"org/{field}"
+        commits[field] = f"{name}#{stand_in.commit(name, {'train.jsonl': lines}, 'datasets')}"
+        hub_fetch.fetch(hub.parse(name))
+    names = {field: f"org/{field}" for field in commits}
+    spec = make_spec(data=names | {"general_fraction": 0.1, "eval_fraction": 0.0})
+    data = checked(spec).spec.data
+    assert {field: getattr(data, field) for field in commits} == commits
 
 
 def test_a_download_goes_on_and_is_stopped(stand_in: StandIn) -> None:

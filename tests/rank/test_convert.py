@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lab.export import combine, lora_form
 from lab.export.combine import Combination
 from lab.paths import RunDir
 from lab.rank import convert, decompose, measure
-from lab.rank.updates import Update
+from lab.rank.updates import Update, updates
 from tests.conftest import run_here
 from tests.methods import tiny
 
@@ -135,6 +136,40 @@ def test_what_has_no_update_as_a_matrix_says_why(
         measure.measure(families[name])
 
 
+def test_vectors_that_change_are_counted(
+    families: dict[str, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from lab.models import catalog, weights
+
+    run = families["ln_tuning"]
+    named = chat_models.parse(f"run:{run.id}")
+    model = weights.load_model(catalog.resolve(named.base), torch.float32)
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data += 1
+    monkeypatch.setattr(chat_models, "load", lambda named: SimpleNamespace(model=model))
+    with pytest.raises(LabError, match=r"changes 2 vectors \(norms, biases\) and no matrix"):
+        measure.measure(run)
+
+
+def test_a_matrix_that_has_grown_is_left_out(
+    families: dict[str, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New tokens are rows that the base does not have: there is nothing to take them from."""
+    run, load = families["full"], chat_models.load
+
+    def load_larger(named: Any) -> Any:
+        loaded = load(named)
+        size = loaded.model.get_input_embeddings().weight.shape[0]
+        loaded.model.resize_token_embeddings(size + 2, mean_resizing=False)
+        return loaded
+
+    known = {update.name for update in updates(run)}
+    monkeypatch.setattr(chat_models, "load", load_larger)
+    assert known - {update.name for update in updates(run)} == {"model.embed_tokens.weight"}
+
+
 @pytest.mark.parametrize("name", CONVERTED)
 def test_each_layer_gets_the_fewest_singular_values_that_hold_the_energy(
     families: dict[str, RunDir], name: str, lab_json: Callable[..., Any]
@@ -199,6 +234,7 @@ def test_a_layer_of_gpt2_is_stored_the_other_way_round(monkeypatch: pytest.Monke
     embedding = Update("transformer.wte.weight", 2 * np.ones((96, 32)), None, np.ones((96, 32)))
     found_updates = [embedding, Update(f"{name}.weight", delta, None, weight)]
     monkeypatch.setattr(decompose, "updates", lambda run: iter(found_updates))
+    monkeypatch.setattr(decompose, "_highest_rank", lambda: 3)  # which may be reached
     form = decompose.decompose(RunDir(Path("/nowhere")), base, 0.9999)
     assert form.ranks == {name: 3} and form.rank == 3
     energy = (delta**2).sum()
@@ -244,6 +280,63 @@ def test_more_energy_is_more_rank_and_less_difference(families: dict[str, RunDir
         float((answers[0] - answers[1]).abs().max()), rel=1e-3
     )
     assert little.rows == len(rows) and torch.isfinite(answers[1]).all()
+    before, after = (logits.double().log_softmax(-1) for logits in answers)
+    kl = float((before.exp() * (before - after)).sum(-1).mean())
+    assert little.kl == pytest.approx(kl, rel=1e-2), "in nats a position"
+    share = little.largest_difference / float(answers[0].std())
+    assert little.share_of_spread == pytest.approx(share, rel=1e-3)
+    sizes = [
+        sum(file.stat().st_size for file in each.artifact.rglob("*") if file.is_file())
+        for each in (run, paths.run_dir(little.run))
+    ]
+    assert [little.bytes_before, little.bytes_after] == sizes
+    spec = RunSpec.of_run(paths.run_dir(little.run))
+    assert spec.name == "tiny loha as LoRA"
+    assert spec.method["alpha"] == spec.method["rank"] == little.rank, "its scale is 1"
+
+
+def test_the_new_result_says_nothing_of_how_the_old_one_was_trained(
+    families: dict[str, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.spec import RunSpec
+
+    run, why = families["lora"], "There is no dataset of that name."
+    monkeypatch.setattr(held_out, "losses", lambda *runs: ([None, None], why))
+    stored = read_object(run.spec) or {}
+    train = stored["train"] | {"adapter_precision": "bfloat16"}
+    write_json(run.spec, stored | {"name": "", "init_from_run": "run:x", "train": train})
+    try:
+        outcome = convert.convert(run, 0.9)
+    finally:
+        write_json(run.spec, stored)
+    spec = RunSpec.of_run(paths.run_dir(outcome.run))
+    assert spec.name == f"{run.id} as LoRA", "A run without a name is called by its ID."
+    assert spec.init_from_run == "", "The new result begins with the base."
+    assert spec.train.adapter_precision == "float32", "The factors are written in float32."
+    assert (outcome.loss_before, outcome.loss_after, outcome.note) == (None, None, why)
+
+
+def test_a_base_with_other_weights_is_refused(families: dict[str, RunDir]) -> None:
+    run = families["lora"]
+    file, before = run.artifact / "receipt.json", paths.all_runs()
+    receipt = read_object(file) or {}
+    write_json(file, receipt | {"base": receipt["base"] | {"weights": "0" * 64}})
+    try:
+        with pytest.raises(LabError, match=f"is not the one {run.id} was trained on"):
+            convert.convert(run, 0.9)
+    finally:
+        write_json(file, receipt)
+    assert paths.all_runs() == before, "Nothing is left of it."
+
+
+def test_the_energy_reaches_the_work_in_the_background(
+    families: dict[str, RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(background_job, "start", lambda *arguments: calls.append(arguments))
+    run = families["loha"]
+    convert.start(run, 0.8)
+    assert calls == [(convert.job_file(run), ["lab.rank", "convert", run.id], {"energy": 0.8})]
 
 
 def test_what_cannot_be_converted_says_why_before_anything_is_loaded(

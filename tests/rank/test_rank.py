@@ -103,8 +103,10 @@ def test_what_adds_more_than_a_product_has_no_factors() -> None:
 
     from tests.methods import tiny
 
-    config = peft.LoraConfig(r=4, target_modules="all-linear", use_dora=True)
-    assert dict(_factors(peft.get_peft_model(tiny.make_model("llama"), config))) == {}
+    for more in ({"use_dora": True}, {"modules_to_save": ["lm_head"]}):
+        config = peft.LoraConfig(r=4, target_modules=["q_proj"], **more)
+        model = peft.get_peft_model(tiny.make_model("llama"), config)
+        assert dict(_factors(model)) == {}, f"{more} changes the weights in another way, too."
 
 
 def test_two_runs_are_measured_and_compared(

@@ -18,7 +18,7 @@ from lab.atomic_files import read_object, write_json
 from lab.devices import HostGpu
 from lab.errors import LabError
 from lab.paths import RunDir
-from lab.runs import actions, queue, supervisor, supervisor_start, warm_worker
+from lab.runs import actions, chat_memory, queue, supervisor, supervisor_start, warm_worker
 
 GB = 10**9
 
@@ -242,3 +242,18 @@ def test_the_process_of_a_worker_pins_itself_before_anything_else(tmp_path: Path
         timeout=120,
     )
     assert "SEES GPU-11aa-bb" in worker.stdout, worker.stderr
+
+
+def test_a_chat_process_without_a_model_holds_no_memory_that_a_run_could_use(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA alone takes some; a process that is gone takes none."""
+    used = 0
+    monkeypatch.setattr(host, "gpu_bytes_of", lambda pids: used if pids == [os.getpid()] else 0)
+    assert chat_memory.held_bytes(on_gpu=True) == 0, "Nobody has chatted yet."
+    paths.make_folder(lab_home / "chat")
+    identity = process.identity(os.getpid()) or {}
+    for used, is_alive, held in ((GB, True, GB), (40_000_000, True, 0), (GB, False, 0)):
+        started = identity["start"] - (not is_alive)
+        write_json(lab_home / "chat" / "process.json", identity | {"start": started})
+        assert chat_memory.held_bytes(on_gpu=True) == held, (used, is_alive)

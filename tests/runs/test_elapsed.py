@@ -18,6 +18,7 @@ def run() -> RunDir:
     paths.make_folder(run_dir.path)
     write_json(run_dir.spec, {"train": {"max_seconds": None}})
     pace = {"seconds": 60.0, "evaluating_s": 12.0, "steps": 30, "tokens_per_s": 400.0}
+    pace |= {"sampling_s": 3.0, "probing_s": 5.0, "loading_s": 7.0}
     write_json(run_dir.estimate, {"pace": pace})
     return run_dir
 
@@ -42,6 +43,8 @@ def test_what_is_left_goes_as_the_steps_that_are_done(run: RunDir) -> None:
     assert before is not None and after is not None
     assert (before.seconds, before.evaluating_s, before.tokens_per_s) == (60.0, 12.0, 400.0)
     assert (after.seconds, after.evaluating_s, after.tokens_per_s) == (120.0, 24.0, 200.0)
+    assert (after.sampling_s, after.probing_s) == (6.0, 10.0), "They compute with it, too."
+    assert (after.loading_s, after.whole_s) == (7.0, 167.0), "Loading does not."
     write_json(run.spec, {"train": {"max_seconds": 90}})
     limited = expected(run, 10, 40.0)
     assert limited is not None and limited.seconds == 90.0, "Its own limit ends it."

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lab.atomic_files import read_object
+from lab.atomic_files import read_object, write_json
 from lab.errors import LabError, SpecError
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, resume_settings
@@ -49,6 +49,23 @@ def test_other_settings_hold_from_the_checkpoint_on(stopped: RunDir) -> None:
     assert "Settings changed from step 8 on: train.learning_rate 0.0001 (was 0.001)" in (
         warnings(stopped)
     )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "change", "follows"),
+    [
+        ("cosine", {"max_steps": 20}, True), ("linear", {"epochs": 3.0}, True),
+        ("constant", {"max_steps": 20}, False), ("cosine", {"learning_rate": 1e-4}, False),
+    ],
+)  # fmt: skip
+def test_a_schedule_over_another_length_is_told(
+    stopped: RunDir, schedule: str, change: dict[str, float], follows: bool
+) -> None:
+    spec = read_object(stopped.spec) or {}
+    write_json(stopped.spec, spec | {"train": spec["train"] | {"lr_scheduler_type": schedule}})
+    write_json(stopped.resume, {"v": 1, "settings": change})
+    words = resume_settings.describe_changes(stopped)
+    assert words.endswith("follows its schedule over the new length") == follows, words
 
 
 def test_what_makes_another_run_is_refused_all_at_once(stopped: RunDir) -> None:

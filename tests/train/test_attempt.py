@@ -107,6 +107,17 @@ def test_operations_of_virtual_tokens_are_in_the_records(small_run: Work) -> Non
     assert used[80] > (1 + 120 / tokens) * used[1], "two rows, eighty positions before each"
 
 
+def test_a_resumed_run_counts_the_operations_of_layers_that_were_opened(small_run: Work) -> None:
+    method = {"name": "progressive", "trigger": "steps", "every": 1}
+    run = small_run(method, train={"max_steps": 4, "eval_steps": 0, "save_steps": 2})
+    (run.attempts / "1").mkdir(parents=True)
+    whole = {record["step"]: record["flops"] for record in record_reader.metrics(run, "train")}
+    assert attempt_again(run) == 0
+    assert record_reader.last_event(run, "plan")["resumed_at"] == 2
+    again = {record["step"]: record["flops"] for record in record_reader.metrics(run, "train")}
+    assert again == whole, "The gradients of opened layers are operations, too."
+
+
 def test_a_method_knows_how_long_the_run_is(small_run: Work) -> None:
     """AdaLoRA fits its budget to the steps: at the end two ranks a layer are left."""
     method = {"name": "adalora", "rank": 6, "target_rank": 2}

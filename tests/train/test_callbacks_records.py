@@ -76,3 +76,31 @@ def test_many_rows_of_a_broken_step_are_named_in_part() -> None:
     callback: Any = SimpleNamespace(loop=SimpleNamespace(batches=batches))
     words = callbacks.RunCallback._rows_of(callback, 3)
     assert words == f"rows {', '.join(map(str, range(7, 19)))} and others", "the first twelve"
+
+
+def test_who_said_stop_long_ago_does_not_wait_for_the_forgetting_probe(
+    small_run: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation of step 4 has just ended when the minute is over."""
+    evaluate, record = callbacks.RunCallback.evaluate, callbacks.RunCallback._record
+    evaluated, measured = list[int](), list[int]()
+
+    def evaluate_then(self: callbacks.RunCallback) -> float | None:
+        loss = evaluate(self)
+        evaluated.append(self.used.step)
+        return loss
+
+    def record_with_probe(self: callbacks.RunCallback, *step: Any) -> None:
+        self.forgetting = SimpleNamespace()  # type: ignore[assignment]
+        record(self, *step)
+
+    def measure(self: callbacks.RunCallback, probe: Any) -> None:
+        measured.append(self.used.step)
+
+    waits = lambda self: callbacks.STOP_S + 1 if 4 in evaluated else callbacks.STOP_S  # noqa: E731
+    monkeypatch.setattr(callbacks.RunCallback, "evaluate", evaluate_then)
+    monkeypatch.setattr(callbacks.RunCallback, "_record", record_with_probe)
+    monkeypatch.setattr(callbacks.RunCallback, "_measure_forgetting", measure)
+    monkeypatch.setattr(callbacks.Commands, "stop_waits", waits)
+    small_run("lora", train={"max_steps": 4, "eval_steps": 2, "save_steps": 0})
+    assert (evaluated, measured) == ([2, 4], [2])

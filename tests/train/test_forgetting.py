@@ -99,6 +99,8 @@ def test_each_base_and_template_has_answers_of_its_own(
     (second / "model.safetensors").write_bytes((second / "model.safetensors").read_bytes())
     assert ask(second, "never") == {"two"}, "The same weights, written anew, are the same base."
     assert sampled == ["one", "two", "three"], "Each base is asked once."
+    few_prompts.append("Name a river.")
+    assert ask(first, "four") == {"four"}, "Other prompts are other questions."
 
 
 def test_prompts_of_all_lengths_end_where_the_answer_begins(

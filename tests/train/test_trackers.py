@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -206,6 +207,54 @@ def test_a_tracker_that_hangs_ends_with_the_run(
         if event["message"].startswith("mlflow")
     ]
     assert "did not get 8 records" in warning, "two evaluations and six steps"
+
+
+def test_a_tracker_that_hangs_holds_nobody_up_and_what_it_lacks_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One record is in its hands, two wait, three find no room."""
+    never, begun, warnings = threading.Event(), threading.Event(), list[str]()
+    monkeypatch.setattr(trackers, "FINISH_S", 0.02)
+    monkeypatch.setattr(trackers, "MAX_WAITING", 2)
+    monkeypatch.setattr(trackers, "_start", lambda *arguments: begun.set() or never.wait(20))
+    tracker = trackers._Tracker("mlflow", "run-1", RunSpec(), warnings.append)
+    tracker.put({"kind": "train", "step": 1})
+    assert begun.wait(10)
+    start = time.monotonic()
+    for step in range(2, 7):
+        tracker.put({"kind": "train", "step": step})
+    assert time.monotonic() - start < 0.5, "The training does not wait for a full queue."
+    tracker.finish()
+    assert warnings == ["mlflow did not get 6 records; metrics.jsonl has all."]
+    never.set()
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "times"),
+    [("tensorboard", 1, 1), ("mlflow", 0, 1), ("mlflow", 5, 0), ("wandb", 5, 1)],
+)
+def test_settings_are_told_at_the_start_and_again_where_a_resume_would_lose_them(
+    name: str, step: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is not evaluated before it begins has its first record at step 1."""
+    stub, told_settings = Failing(name, ""), list[Any]()
+    stub.store_init_configuration = told_settings.append  # type: ignore[method-assign]
+    monkeypatch.setattr(trackers, "_start", lambda *arguments: stub)
+    tracker = trackers._Tracker(name, "run-1", RunSpec(), pytest.fail)
+    for each in (step, step + 1):
+        tracker.put({"kind": "train", "step": each})
+    tracker.finish()
+    assert len(told_settings) == times and stub.steps == [step, step + 1]
+
+
+@pytest.mark.parametrize(
+    "name", ["WANDB_API_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS"]
+)
+def test_no_secret_of_the_environment_is_in_a_warning(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "hush-17")
+    assert trackers._in_words(OSError("refused hush-17")) == "OSError: refused ***", name
 
 
 def test_weights_and_biases_hears_nothing_unless_a_variable_says_so(

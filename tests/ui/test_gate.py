@@ -16,14 +16,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
+from starlette.requests import Request
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from lab import access
 from lab.paths import ROOT
+from lab.ui import gate
+from lab.ui.gate import Gate
 from tests.ui.conftest import Page, words
 
 Headers = Sequence[tuple[str, str]]
@@ -392,3 +397,27 @@ def test_home_warns_where_there_is_no_token(
     assert "without a token" not in words(open_page("home"))
     monkeypatch.setenv("LAB_NO_TOKEN", "1")
     assert "This lab was started without a token" in words(open_page("home")).replace("\\", "")
+
+
+def test_the_cookie_of_an_encrypted_page_goes_over_no_other_connection(lab_home: Path) -> None:
+    for scheme, is_secure in (("http", False), ("https", True)):
+        scope = {
+            "type": "http", "method": "GET", "scheme": scheme, "path": "/", "query_string": b"",
+            "headers": [(b"host", b"localhost")], "server": ("localhost", 443),
+        }  # fmt: skip
+        cookie = Gate(lambda *arguments: None)._let_in(Request(scope)).headers["Set-Cookie"]  # type: ignore[arg-type, return-value]
+        assert ("Secure" in cookie.split("; ")) == is_secure, scheme
+        assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_token_of_ones_own_is_shown_on_a_terminal_and_written_into_no_log(
+    lab_home: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setenv("LAB_TOKEN", "mine-and-nobody-elses-0123456789")
+    access.current.cache_clear()
+    stdout = SimpleNamespace(isatty=lambda: is_terminal)
+    monkeypatch.setattr(gate, "sys", SimpleNamespace(stdout=stdout))
+    text = gate.announcement()
+    assert ("mine-and-nobody" in text) == is_terminal
+    assert ("It asks for the token in LAB_TOKEN." in text) != is_terminal

@@ -385,3 +385,12 @@ def test_the_form_is_still_filled_after_another_page(open_page: Page) -> None:
     assert at.text_input(key="race.1.rate").value == "5e-4"
     assert at.number_input(key="race.seeds").value == 4
     assert at.session_state["race.budget.tokens"] == 8000
+
+
+@pytest.mark.parametrize(("is_measured", "about"), [(True, ""), (False, "about ")])
+def test_a_time_that_no_run_has_measured_is_about_right(is_measured: bool, about: str) -> None:
+    forecast = race_start.RaceForecast(9, 4320.0, 3_200_000_000, 2_500_000_000, is_measured)
+    assert race_forecast.in_words(forecast) == (
+        f"**9 runs** · :material/timer: {about}1 h 12 min · :material/memory_alt: 3.2 GB at most"
+        " · :material/hard_drive: 2.50 GB of disk"
+    )
