@@ -66,6 +66,29 @@ def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
     assert "<script" not in drawn and "<img" not in drawn and "⟨0007⟩" in drawn
 
 
+def test_rows_of_an_evaluation_dataset_that_also_train_are_counted(
+    open_page: Page, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Question {number}?", "completion": "yes"} for number in range(6)]
+    training, evaluation = tmp_path / "training.jsonl", tmp_path / "evaluation.jsonl"
+    write_rows(training, rows[:4])
+    write_rows(evaluation, rows[2:])
+    at = open_page("data", dataset=str(training))
+    at.text_input(key="data.held_out").set_value(str(evaluation)).run()
+    assert {metric.label: metric.value for metric in at.metric}["Leakage"] == "2"
+    write_rows(evaluation, rows[4:])
+    at.session_state["data.tab"] = "Leakage"
+    at.run()
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert figures["Leakage"] == "0", "The file was changed."
+    assert [box.value for box in at.success] == [
+        "No held-out example resembles a training example."
+    ]
+    at.button(key="data.train").click().run()
+    assert not at.exception
+    assert at.session_state["new.data.eval_dataset"] == str(evaluation)
+
+
 def test_text_is_escaped_token_by_token() -> None:
     shown = data_view.coloured([Token(1, "<script>&\"'", True)], [1])
     assert "&lt;script&gt;&amp;&quot;&#x27;" in shown and "<script" not in shown
