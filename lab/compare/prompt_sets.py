@@ -14,6 +14,7 @@ from lab.data.formats import Example
 from lab.data.prepare import reading_of
 from lab.errors import LabError
 from lab.evals import unlearned_rows
+from lab.formatting import quantity
 from lab.runs import record_reader
 from lab.schema import quote
 from lab.spec import DataSpec, RunSpec
@@ -66,8 +67,9 @@ def _held_out(run_id: str) -> list[Example]:
     learned_from = record_reader.last_event(run, "data").get("examples", len(rows))
     if learned_from != len(rows):
         raise LabError(
-            f"{quote(run_id)} used {learned_from} rows of '{quote(data.dataset)}', which has "
-            f"{len(rows)} usable ones now: which were held out is not known.",
+            f"{quote(run_id)} used {quantity(learned_from, 'row')} of "
+            f"'{quote(data.dataset)}', which has "
+            f"{quantity(len(rows), 'usable row')} now: which were held out is not known.",
             "Choose another set.",
         )
     _, indices = batches.split_indices(len(rows), data.eval_fraction)

@@ -113,7 +113,8 @@ def _fitting(bars: Bars) -> str:
         return ""
     letter = f"{bars.letter}: " if bars.letter else ""
     return (
-        f"{letter}{sum(verdict is True for verdict in verdicts)} of {len(verdicts)} methods fit "
+        f"{letter}{sum(verdict is True for verdict in verdicts)} of "
+        f"{formatting.quantity(len(verdicts), 'method')} fit "
         f"into {escape_markdown(bars.device_name)} ({formatting.size(bars.device_bytes)})."
     )
 
