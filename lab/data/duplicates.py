@@ -17,6 +17,7 @@ WIDTH = 8
 PERMUTATIONS = 64
 BANDS = 16
 SIMILAR = 0.8
+NEARLY = 1 - 0.5 / PERMUTATIONS  # of texts that differ, though all of their hashes are equal
 MAX_EXAMPLE_BYTES = 20_000  # bytes of a row that are compared
 MAX_PAIRS = 20_000
 
@@ -116,5 +117,5 @@ def _similar(signatures: np.ndarray, num_first: int | None = None) -> list[tuple
                     continue
                 share = float((signatures[group[0]] == signatures[index]).mean())
                 if share >= SIMILAR:
-                    best[index] = (group[0], share)
+                    best[index] = (group[0], min(share, NEARLY))
     return sorted((first, index, share) for index, (first, share) in best.items())
