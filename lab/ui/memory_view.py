@@ -114,7 +114,7 @@ def _fitting(bars: Bars) -> str:
     letter = f"{bars.letter}: " if bars.letter else ""
     return (
         f"{letter}{sum(verdict is True for verdict in verdicts)} of "
-        f"{formatting.quantity(len(verdicts), 'method')} fit "
+        f"{formatting.quantity(len(verdicts), 'method')} {'fits' if len(verdicts) == 1 else 'fit'} "
         f"into {escape_markdown(bars.device_name)} ({formatting.size(bars.device_bytes)})."
     )
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 # Once for all pages of a visit. The ground tells a change also where the browser follows the
 # system's theme, whose name stays the same. A component of Streamlit's could say it as well, but
-# its state is no pickle, which runner.enforceSerializableSessionState asks for.
+# its state cannot be serialised, which runner.enforceSerializableSessionState asks for.
 SCRIPT = """<script>
 if (!window.labThemeWatch) {
   const app = document.querySelector(".stApp");

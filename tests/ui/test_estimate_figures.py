@@ -189,7 +189,7 @@ def test_one_sentence_says_what_the_bars_say() -> None:
     same, _ = memory_view.headline([first, first])
     assert "about as much memory" in same
     lone = memory_charts.Bars([row("vera")], "Card", 24 * 10**9)
-    assert memory_view.headline([lone]) == ["1 of 1 methods fit into Card (24.00 GB)."]
+    assert memory_view.headline([lone]) == ["1 of 1 method fits into Card (24.00 GB)."]
 
 
 @pytest.mark.parametrize(
