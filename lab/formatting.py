@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 
 def duration(seconds: float | None) -> str:
@@ -22,10 +23,12 @@ def count(value: float | None) -> str:
     return _scaled(value, ((1e9, " B"), (1e6, " M"), (1e3, " k"), (1, "")), digits=1)
 
 
-def quantity(value: float, noun: str) -> str:
-    """1 and "row" → "1 row", 1234 → "1,234 rows"; of what is written. The plural ends in s."""
-    number = f"{value:,.0f}"
-    return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
+def quantity(value: Any, noun: str, plural: str = "") -> str:
+    """1 and "row" → "1 row", 1234 → "1,234 rows"; of what is written. The plural ends in s, or
+    is given. What is no number, as in a damaged record, reads "– rows"."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = f"{value:,.0f}" if is_number and math.isfinite(value) else "–"
+    return f"{number} {noun}" if number == "1" else f"{number} {plural or f'{noun}s'}"
 
 
 def size(value: float | None) -> str:
@@ -65,7 +68,9 @@ def flops(value: float) -> str:
 
 def budget(amount: float, axis: str) -> str:
     """ "20,000 tokens", "4e12 FLOPs"."""
-    return flops(amount) if axis == "flops" else f"{amount:,.10g} {axis}"
+    if axis == "flops":
+        return flops(amount)
+    return f"{amount:,.10g} {axis.removesuffix('s') if amount == 1 else axis}"
 
 
 def percent(share: float) -> str:

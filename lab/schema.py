@@ -23,6 +23,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from lab.errors import Problem
+from lab.formatting import quantity
 
 Config = typing.TypeVar("Config", bound=Hashable)
 
@@ -238,7 +239,7 @@ def coerce(kind: Any, value: Any) -> Any:
 def _bounds(value: Any, limits: Any) -> str:
     if isinstance(value, (list, dict)) and len(value) > limits.get("max_items", MAX_ITEMS):
         most = limits.get("max_items", MAX_ITEMS)
-        return f"has {len(value):,} entries; at most {most:,} are allowed."
+        return f"has {quantity(len(value), 'entry', 'entries')}; at most {most:,} are allowed."
     if isinstance(value, list):
         strange = [item for item in value if item not in limits.get("members", value)]
         if strange:
@@ -288,7 +289,7 @@ def _entries(value: dict[str, Any], limits: Any) -> str:
 def _text(value: str, limits: Any) -> str:
     longest = limits.get("max_characters", 4096)
     if len(value) > longest:
-        return f"has {len(value):,} characters; at most {longest:,} are allowed."
+        return f"has {quantity(len(value), 'character')}; at most {longest:,} are allowed."
     if limits.get("filled") and not value.strip():
         return "is empty; name something, or leave it out."
     if not limits.get("multiline") and any(ord(char) < 32 or ord(char) == 127 for char in value):

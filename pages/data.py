@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab.ui import chart_style, data_source, data_view, row_editor, submit
+from lab.ui import chart_style, data_source, data_view, row_editor, similar_rows, submit
 from lab.ui.charts import View
 from lab.ui.frame import end_page, head
 
@@ -49,12 +49,10 @@ elif tabs["Packing"].open:
         data_view.show_packed(preview, length, view)
 elif tabs["Duplicates"].open:
     with tabs["Duplicates"]:
-        data_view.show_duplicates(preview.similar, "No duplicates found.")
+        similar_rows.show_duplicates(preview.similar)
 elif tabs["Leakage"].open:
     with tabs["Leakage"]:
-        data_view.show_duplicates(
-            preview.leaks, "No held-out example resembles a training example."
-        )
+        similar_rows.show_leaks(preview)
 elif tabs["Invalid rows"].open:
     with tabs["Invalid rows"]:
         data_view.show_invalid_rows(preview.invalid)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 import pytest
 
@@ -85,7 +87,17 @@ def test_budgets_say_their_unit() -> None:
         (0.7, "1 row"),
         (1.4, "1 row"),
         (1.6, "2 rows"),
+        (None, "– rows"),
+        ("many", "– rows"),
+        (True, "– rows"),
+        (math.nan, "– rows"),
     ],
 )
-def test_what_is_counted_is_singular_only_once(value: float, text: str) -> None:
+def test_what_is_counted_is_singular_only_once(value: Any, text: str) -> None:
     assert formatting.quantity(value, "row") == text
+
+
+def test_a_plural_of_its_own_and_a_budget_of_one() -> None:
+    assert formatting.quantity(1, "matrix", "matrices") == "1 matrix"
+    assert formatting.quantity(2, "matrix", "matrices") == "2 matrices"
+    assert formatting.budget(1, "steps") == "1 step"

@@ -267,6 +267,33 @@ def test_messages_are_no_markdown() -> None:
     assert ticked == []
 
 
+JOINED_BY_HAND = re.compile(r"[*)]* (?:[a-z-]+ )?[a-z-]{2,}s\b(?<! is)(?<! was)(?<! times)")
+
+
+def counts_joined_by_hand(tree: ast.Module) -> Iterator[int]:
+    """Lines with a length and its noun in one text, such as "{len(rows)} rows": "1 rows"."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            for value, text in itertools.pairwise(node.values):
+                is_length = isinstance(value, ast.FormattedValue) and ast.unparse(
+                    value.value
+                ).startswith("len(")
+                if is_length and isinstance(text, ast.Constant):
+                    if JOINED_BY_HAND.match(str(text.value)):
+                        yield value.lineno
+
+
+def test_a_number_and_its_noun_come_from_one_function() -> None:
+    joined = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in sources("lab/**/*.py", "pages/*.py")
+        for line in counts_joined_by_hand(tree_of(file))
+    ]
+    assert joined == [], "write lab.formatting.quantity(number, noun)"
+    by_hand = ast.parse("f'{len(rows):,} rows', f'**{len(x)}** bad rows', f'{len(x)} is'")
+    assert len(list(counts_joined_by_hand(by_hand))) == 2
+
+
 def test_no_vague_names() -> None:
     vague = {"utils.py", "helpers.py", "misc.py", "common.py"}
     assert [path for path in sources("lab/**/*.py", "bench/**/*.py") if path.name in vague] == []

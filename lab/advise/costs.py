@@ -11,7 +11,7 @@ from lab.advise.case import card_of, device_in_words
 from lab.advise.prices import Price
 from lab.advise.recommend import Recommendation, usd
 from lab.advise.rules import Approach
-from lab.formatting import duration, size
+from lab.formatting import duration, quantity, size
 
 HOURS_A_MONTH = 730
 EXPERIMENTS = (10, 20)  # C19
@@ -57,7 +57,7 @@ def _training(advice: Recommendation) -> CostItem:
     tokens = case.tokens * settings.epochs_of(case)
     time = duration(option.seconds)
     how = f"{tokens:,.0f} tokens ({case.examples:,} × {case.tokens_per_example} × "
-    how += f"{settings.epochs_of(case):g} epochs) in {time} on {device_in_words(case)}"
+    how += f"{quantity(settings.epochs_of(case), 'epoch')}) in {time} on {device_in_words(case)}"
     if price is None:
         return CostItem(
             "training", "One training run", time, None, f"{how}; no price {unit} is set"
@@ -111,7 +111,7 @@ def _variants(advice: Recommendation) -> CostItem:
         total = base + count * each
         how = f"{size(base)} of the base and {count:,} × {size(each)}; copies: {size(copies)}"
     month = total / 1e9 * prices.current().storage.usd
-    title = "1 variant on disk" if count == 1 else f"{count:,} variants on disk"
+    title = f"{quantity(count, 'variant')} on disk"
     return CostItem(
         "variants", title, f"{size(total)}, {usd(month)} a month", month, f"{how}; {_storage()}"
     )
@@ -132,7 +132,7 @@ def _serving(advice: Recommendation) -> CostItem:
     holding = gpu_table.holding(int(need))
     priced = [(price.usd, gpu) for gpu in holding if (price := now.of_card(gpu))]
     card = min(priced, key=lambda pair: pair[0])[1] if priced else next(iter(holding), None)
-    served = "one base with its adapters" if is_shared else f"{count:,} whole models"
+    served = "one base with its adapters" if is_shared else quantity(count, "whole model")
     how = f"{served} in 16 bits, times {SERVING:g} for cache and workspace"
     if card is None:
         return CostItem("serving", "Serving", f"{size(need)} of GPU memory", None,

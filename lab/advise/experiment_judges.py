@@ -13,6 +13,7 @@ import numpy as np
 from lab.advise.claims import Basis, Claim, Finding, Ruling, Sum, judged, percent, range_of
 from lab.atomic_files import finite_number
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.rank.spectrum import ENERGY, energy_kept, low_rank_svd
 from lab.runs import record_reader
@@ -143,7 +144,8 @@ def spectra(claim: Claim, low: RunDir, high: RunDir) -> Finding:
     enough = _needed_rank(low)[1]
     losses = _final_loss(low), _final_loss(high)
     value = (
-        f"{needed} of {rank} singular values hold {ENERGY:.0%} of the update; rank {enough} ends "
+        f"{needed} of {quantity(rank, 'singular value')} hold {ENERGY:.0%} of the update; "
+        f"rank {enough} ends "
         f"at {losses[0]:.3f}, rank {rank} at {losses[1]:.3f}"
     )
     is_as_good = losses[0] - losses[1] <= EQUAL

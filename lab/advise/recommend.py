@@ -24,7 +24,7 @@ from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, RuleSet, all_r
 from lab.advise.would_change import Advised, Change
 from lab.compare import evidence
 from lab.compare.evidence import Evidence
-from lab.formatting import duration
+from lab.formatting import duration, quantity
 
 Options = Mapping[Approach, Option]
 # What each goal depends on, so that evidence about it is shown
@@ -322,7 +322,7 @@ def _forecast_in_words(case: AdviceCase, option: Option) -> Reason:
 def _too_slow(option: Option) -> Reason:
     days = (option.seconds or 0.0) / 86_400
     return Reason(
-        f"That is {days:,.0f} days: take a smaller model, fewer examples or a faster card.",
+        f"That is {quantity(days, 'day')}: take a smaller model, fewer examples or a faster card.",
         "forecast",
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.advise.case import AdviceCase, model_of
 from lab.advise.rules import Approach
+from lab.formatting import quantity
 from lab.models import shipped_configs
 
 FULL_RATE = 2e-5  # B9, within A3's 1e-5 to 5e-5
@@ -74,7 +75,7 @@ def reasons(case: AdviceCase, approach: Approach) -> list[SettingReason]:
         rate, claim, why = FULL_RATE, "A3", "full: 1e-5 to 5e-5"
     elif steps < FEW_STEPS:
         rate, claim = FULL_RATE * TIMES_IN_SHORT_RUNS, "E1"
-        why = f"{TIMES_IN_SHORT_RUNS} times full's in a short run ({steps:,.0f} steps)"
+        why = f"{TIMES_IN_SHORT_RUNS} times full's in a short run ({quantity(steps, 'step')})"
     else:
         rate, claim, why = FULL_RATE * TIMES_FULL, "A3", "PEFT: 1e-4 to 3e-4, ten times full's"
     # products of floats: 2e-5 * 15 is 0.00030000000000000003

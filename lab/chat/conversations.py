@@ -21,6 +21,7 @@ from typing import Any
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 ID = re.compile(r"[0-9]{8}-[0-9]{6}-[a-z0-9]{4}", re.ASCII)
@@ -246,7 +247,9 @@ def branch(conversation_id: str, turn: int) -> Chat:
     """A new conversation with the turns before `turn`; the old one stays as it is."""
     old = read(conversation_id)
     if not 0 <= turn <= len(old.turns):
-        raise LabError(f"The conversation has {len(old.turns)} turns; there is no turn {turn + 1}.")
+        raise LabError(
+            f"The conversation has {quantity(len(old.turns), 'turn')}; there is no turn {turn + 1}."
+        )
     return create(old.models, parent=old.id, turns=old.turns[:turn])
 
 
@@ -283,7 +286,8 @@ def rename(conversation_id: str, title: str) -> None:
     title = " ".join(title.split())
     if len(title) > MAX_TITLE_CHARS:
         raise LabError(
-            f"The title has {len(title)} characters; at most {MAX_TITLE_CHARS} are kept."
+            f"The title has {quantity(len(title), 'character')}; at most {MAX_TITLE_CHARS} "
+            "are kept."
         )
     with change(conversation_id) as conversation:
         conversation.title = title

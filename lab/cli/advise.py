@@ -16,6 +16,7 @@ from lab.advise.case import AdviceCase
 from lab.atomic_files import load_json
 from lab.cli.console import Output, console, say, table
 from lab.errors import LabError
+from lab.formatting import quantity
 
 MAX_CASE_BYTES = 100_000  # bytes of its JSON
 
@@ -101,7 +102,7 @@ def show_claims(arguments: argparse.Namespace) -> Output:
         for index, claim in enumerate(chosen, 1):
             answers.append((claim, findings.find(claim.id)))
             if shown is not None:
-                shown.update(f"Computing: {index} of {len(chosen)} claims")
+                shown.update(f"Computing: {index} of {quantity(len(chosen), 'claim')}")
 
     def display() -> None:
         rows = [

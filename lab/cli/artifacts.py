@@ -160,8 +160,8 @@ def push_result(arguments: argparse.Namespace) -> Output:
             f"{escape(commit['url'])}, {kind}, commit {commit['commit']}.", soft_wrap=True
         )
         console.print(
-            f"{commit['verified']} of {commit['files']} files have the hashes there that they have "
-            "here."
+            f"{commit['verified']} of {quantity(commit['files'], 'file')}: the same hash "
+            "there as here."
         )
 
     return Output(commit, display)
@@ -192,7 +192,8 @@ def evaluate(arguments: argparse.Namespace) -> Output:
 
     def display() -> None:
         table(
-            f"{results[0].rows} sequences, {results[0].tokens:,} loss tokens, same for all",
+            f"{quantity(results[0].rows, 'sequence')}, "
+            f"{quantity(results[0].tokens, 'loss token')}, same for all",
             ["model", "loss (nats per token)", "perplexity"],
             [[row.model, f"{row.loss:.4f}", f"{row.perplexity:.3g}"] for row in results],
             right="lrr",

@@ -13,7 +13,7 @@ from lab.chat.models import FORMS
 from lab.cli import bench_speed
 from lab.cli.console import Output, console, table
 from lab.errors import LabError
-from lab.formatting import duration, size
+from lab.formatting import duration, quantity, size
 from lab.spec import RunSpec
 
 
@@ -76,7 +76,7 @@ def faults(arguments: argparse.Namespace) -> Output:
 
     report = faults(arguments.kills or 50, arguments.seed, _teller(arguments))
     rows = [
-        ["kills", f"{report.kills} on {report.runs} runs"],
+        ["kills", f"{report.kills} on {quantity(report.runs, 'run')}"],
         ["by phase", ", ".join(f"{name} {count}" for name, count in report.phases.items())],
         ["resumed to the end", f"{report.resumed} of {report.runs}"],
         ["weights bit for bit equal", f"{report.equal} of {report.runs}"],

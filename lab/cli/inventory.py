@@ -15,7 +15,7 @@ from lab.cli.console import Output, console, say, table
 from lab.data import catalog as datasets
 from lab.data import hub, hub_fetch
 from lab.errors import LabError
-from lab.formatting import count, size
+from lab.formatting import count, quantity, size
 from lab.host import HostFacts
 from lab.methods.parts import compatibility
 from lab.models import catalog as models
@@ -62,7 +62,7 @@ def doctor(arguments: argparse.Namespace) -> Output:
     def display() -> None:
         rows = [
             ["System", facts.system],
-            ["CPU", f"{facts.processor}, {facts.cores} cores"],
+            ["CPU", f"{facts.processor}, {quantity(facts.cores, 'core')}"],
             ["Memory", f"{size(facts.memory_bytes)}, {size(facts.memory_free_bytes)} free"],
             ["Disk", f"{size(facts.disk_free_bytes)} free in {facts.home}"],
             *storage.rows(hub),

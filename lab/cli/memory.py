@@ -13,7 +13,7 @@ from lab.cli.console import Output, console, table
 from lab.cli.runs import add_set
 from lab.errors import LabError
 from lab.forecasts import Parts, Phases, Speed, rows_in_words
-from lab.formatting import count, size
+from lab.formatting import count, quantity, size
 from lab.preflight.client import planner
 
 
@@ -94,7 +94,7 @@ def plan(arguments: argparse.Namespace) -> Output:
                 f"{candidate.batch_size} × {candidate.gradient_accumulation_steps}",
                 candidate.activation_checkpointing
                 + (
-                    f", {candidate.checkpointed_layers} layers"
+                    f", {quantity(candidate.checkpointed_layers, 'layer')}"
                     if candidate.checkpointed_layers
                     else ""
                 ),

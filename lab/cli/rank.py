@@ -12,7 +12,7 @@ from lab import paths
 from lab.cli.console import Output, console, say, table
 from lab.errors import LabError
 from lab.export import lora_form
-from lab.formatting import size
+from lab.formatting import quantity, size
 from lab.rank import convert, measure, repair
 from lab.rank.spectrum import ENERGY
 
@@ -93,7 +93,8 @@ def _repaired(outcome: repair.Repair) -> Output:
         ]
         table("Nats per token", ["", "before", "after"], rows, right="lrr")
         console.print(
-            f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices reduced: "
+            f"{quantity(outcome.intruders, 'intruder dimension')} in "
+            f"{quantity(outcome.matrices, 'matrix', 'matrices')} reduced: "
             f"[bold]{escape(outcome.run)}[/bold]"
         )
         if outcome.note:

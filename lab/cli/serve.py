@@ -11,6 +11,7 @@ from lab.chat.models import FORMS, parse
 from lab.cli import downloads
 from lab.cli.console import Output, say
 from lab.errors import LabError
+from lab.formatting import quantity
 
 MIN_KEY_CHARS = 16  # characters
 
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> Output:
     key = os.environ.get("LAB_TOKEN") or secrets.token_urlsafe(32)
     if len(key) < MIN_KEY_CHARS:
         raise LabError(
-            f"LAB_TOKEN has {len(key)} characters.",
+            f"LAB_TOKEN has {quantity(len(key), 'character')}.",
             f"Use {MIN_KEY_CHARS} or more, or leave it out.",
         )
     if not 0 <= arguments.port < 65_536:

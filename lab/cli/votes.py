@@ -10,6 +10,7 @@ from lab.cli.console import Output, say
 from lab.compare import preference, votes
 from lab.compare.vote_sentences import sentences
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 
@@ -42,7 +43,7 @@ def _model(name: str, session: votes.VoteSession) -> str:
     matches = [model for model in session.models if name in (model, session.titles.get(model))]
     if len(matches) > 1:
         raise LabError(
-            f"'{quote(name)}' is the title of {len(matches)} models.",
+            f"'{quote(name)}' is the title of {quantity(len(matches), 'model')}.",
             f"Name them as: {', '.join(matches)}.",
         )
     return matches[0] if matches else name

@@ -2,7 +2,9 @@
 
 A claim is held against a difference of two contestants and its 95 % interval: confirmed where the
 difference is shown in the direction of the claim, off where it is shown in the other one, open
-where it is not shown. A claim with several tests is confirmed where all of them are, and off where
+where it is not shown. A best learning rate has no interval: what its sentence says instead is how
+far apart the rates stand that were tried, and whether the runs tell the best from the next one. A
+claim with several tests is confirmed where all of them are, and off where
 one of them is.
 """
 
@@ -197,7 +199,8 @@ def _rate_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict:
     low, high = test.ratio[:2]
     sentence = (
         f"{_best_rate(test.of, losses)}; "
-        f"claimed: {formatting.rate(low)} to {formatting.rate(high)}."
+        f"claimed: {formatting.rate(low)} to {formatting.rate(high)}. "
+        f"{_certainty([test.of], racing)}"
     )
     return ClaimVerdict("confirmed" if low <= best <= high else "off", best, sentence)
 
@@ -211,7 +214,8 @@ def _rate_ratio_verdict(test: ClaimTest, racing: list[Finisher]) -> ClaimVerdict
     best = [min(losses, key=lambda rate: losses[rate]) for losses in sides.values()]
     ratio, (low, high) = float(f"{best[0] / best[1]:.3g}"), test.ratio[:2]
     tried = "; ".join(_best_rate(side, losses) for side, losses in sides.items())
-    sentence = f"{tried}: {ratio:g} times as high; claimed: {low:g} to {high:g} times."
+    sentence = f"{tried}: {ratio:g} times as high; claimed: {low:g} to {high:g} times. "
+    sentence += _certainty([test.of, test.than], racing)
     return ClaimVerdict("confirmed" if low <= ratio <= high else "off", ratio, sentence)
 
 
@@ -220,11 +224,47 @@ def _losses_by_rate(name: str, racing: list[Finisher]) -> dict[float, float]:
     that a ladder chose ("LoRA, best of 3"), and contestants named by theirs ("LoRA at 2e-4")."""
     return {
         rate: loss
+        for rate, contestant in _by_rate(name, racing).items()
+        if (loss := contestant.value("loss")) is not None
+    }
+
+
+def _by_rate(name: str, racing: list[Finisher]) -> dict[float, Contestant]:
+    return {
+        rate: each.contestant
         for each in racing
         if each.name == name or each.name.startswith((f"{name}, best of ", f"{name} at "))
         if (rate := learning_rate(each.contestant.first)) is not None
-        if (loss := each.contestant.value("loss")) is not None
+        if each.contestant.value("loss") is not None
     }
+
+
+def _certainty(names: list[str], racing: list[Finisher]) -> str:
+    """How sure best rates are: the distance to the nearest other rate that was tried, and whether
+    the interval of the difference of losses tells the best from every other one."""
+    factors, unsure = [], []
+    for name in names:
+        tried = _by_rate(name, racing)
+        losses = _losses_by_rate(name, racing)
+        best = min(losses, key=lambda rate: losses[rate])
+        others = [rate for rate in tried if rate != best]
+        if not others:
+            return f"Only one rate of {name} was tried, so its best is not known."
+        factors.append(min(max(rate, best) / min(rate, best) for rate in others))
+        alike = []
+        for rate in sorted(others, key=lambda rate: losses[rate]):
+            apart, half = figure_difference(tried[best], tried[rate], "loss")
+            if not abs(apart) > half:
+                alike.append(formatting.rate(rate))
+        if alike:
+            unsure.append(
+                f"{formatting.rate(best)} of {name} is not told from {' or '.join(alike)}"
+            )
+    steps = " and ".join(f"{factor:.2g}" for factor in dict.fromkeys(factors))
+    sentence = f"The rates tried resolve a best one to a factor of {steps} only"
+    if unsure:
+        sentence += f"; by the intervals of the losses, {' and '.join(unsure)}"
+    return f"{sentence}."
 
 
 def _best_rate(name: str, losses: dict[float, float]) -> str:

@@ -19,6 +19,7 @@ from lab import host, paths
 from lab.atomic_files import read_object, write_json
 from lab.dataclass_json import read
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.paths import ASSETS, ROOT
 from lab.schema import quote
 
@@ -139,7 +140,9 @@ def write(evidence: Evidence) -> Path:
 def machine_in_words() -> str:
     """ "AMD EPYC 7B13, 2 cores, 8.3 GB" or the GPU's name and memory."""
     facts = host.describe()
-    processor = f"{facts.processor}, {facts.cores} cores, {facts.memory_bytes / 1e9:.1f} GB"
+    processor = (
+        f"{facts.processor}, {quantity(facts.cores, 'core')}, {facts.memory_bytes / 1e9:.1f} GB"
+    )
     gpus = [f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB" for gpu in facts.gpus]
     return "; ".join([*gpus, processor])
 

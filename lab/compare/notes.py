@@ -10,6 +10,7 @@ from pathlib import Path
 from lab import paths
 from lab.atomic_files import read_object, write_json
 from lab.errors import LabError
+from lab.formatting import quantity
 
 MAX_NOTE_CHARS = 20_000  # characters
 
@@ -27,7 +28,9 @@ def read(run_ids: Sequence[str]) -> str:
 def write(run_ids: Sequence[str], text: str) -> None:
     """Raises LabError for a text that is too long."""
     if len(text) > MAX_NOTE_CHARS:
-        raise LabError(f"The notes have {len(text):,} characters.", f"Keep to {MAX_NOTE_CHARS:,}.")
+        raise LabError(
+            f"The notes have {quantity(len(text), 'character')}.", f"Keep to {MAX_NOTE_CHARS:,}."
+        )
     file = file_of(run_ids)
     paths.make_folder(file.parent)
     write_json(file, {"v": 1, "runs": sorted(run_ids), "notes": text, "changed": time.time()})

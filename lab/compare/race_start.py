@@ -23,6 +23,7 @@ from lab.compare.race import BUDGETS, MAX_RUNS, PROBE_TAG, Budget, RaceContestan
 from lab.compare.race_file import DEFAULT, PROBE, TUNED, Race, RaceRun
 from lab.errors import LabError, Problem, SpecError
 from lab.forecasts import Forecast
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.preflight import same_commits
 from lab.runs import actions, index, ladder
@@ -132,15 +133,15 @@ def check_number(contestants: int, seeds: int, rungs: int) -> None:
     """Raises LabError for a ladder that there is not, or more runs than a race has."""
     if rungs not in LADDERS:
         raise LabError(
-            f"A ladder of {rungs} rates cannot be.",
+            f"A ladder of {quantity(rungs, 'rate')} cannot be.",
             f"Choose one of: {', '.join(map(str, LADDERS))}; 0 is no ladder.",
         )
     runs = count_runs(contestants, seeds, rungs)
     if not 1 <= runs <= MAX_RUNS:
         raise LabError(
-            f"{seeds} seeds of {contestants} methods"
+            f"{quantity(seeds, 'seed')} of {quantity(contestants, 'method')}"
             + (f" with a ladder of {rungs}" if rungs else "")
-            + f" are {runs} runs.",
+            + f" are {quantity(runs, 'run')}.",
             f"A race has 1 to {MAX_RUNS}.",
         )
 

@@ -16,6 +16,7 @@ from lab.compare.html_table import table, text_of
 from lab.compare.settings_diff import setting_rows
 from lab.compare.trade_offs import PLANES, pareto_front, points
 from lab.compare.verdict import verdict
+from lab.formatting import quantity
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #14272a; background: #fff; margin: 2rem auto;
@@ -122,7 +123,8 @@ def as_html(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:\">"
-        f"<title>Comparison of {len(contestants)} runs</title><style>{STYLE}</style></head>\n"
+        "<title>Comparison of "
+        f"{quantity(len(contestants), 'run')}</title><style>{STYLE}</style></head>\n"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 
@@ -150,4 +152,5 @@ def _settings(contestants: Sequence[Contestant], names: Names) -> str:
         ["Setting", *map(names, contestants)],
         [[(row.title, False), *((value, False) for value in row.values)] for row in differing],
     )
-    return f"{listed}<p class='terms'>{len(rows) - len(differing)} settings are the same.</p>"
+    same = quantity(len(rows) - len(differing), "setting")
+    return f"{listed}<p class='terms'>The same for all: {same}.</p>"

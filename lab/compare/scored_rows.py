@@ -71,7 +71,9 @@ class RowDifference:
         rows = self.both + self.neither + len(self.only_first) + len(self.only_second)
         apart = len(self.only_first) + len(self.only_second)
         if not apart:
-            return f"{first} and {second} get the same {self.both} of {rows} rows right."
+            return (
+                f"{first} and {second} get the same {self.both} of {quantity(rows, 'row')} right."
+            )
         differing = f"{quantity(apart, 'row')} that differ{'s' if apart == 1 else ''}"
         verdict = "a difference is shown" if self.is_shown else "no difference is shown"
         return (

@@ -10,6 +10,7 @@ from lab.compare.contestants import Contestant, Names
 from lab.compare.html_table import table, text_of
 from lab.compare.scored_rows import ScoredSet
 from lab.evals.score import TITLES
+from lab.formatting import quantity
 
 MAX_ROWS = 20  # of each difference
 MAX_TEXT_CHARS = 500  # characters of a prompt or an answer
@@ -21,7 +22,8 @@ def sections(contestants: Sequence[Contestant], names: Names) -> list[str]:
     for scored in scored_rows.scored_sets(contestants):
         questions = len(scored.sheet.questions)
         parts.append(f"<h2>Scores on {text_of(scored.sheet.dataset)}</h2>")
-        parts.append(f"<p class='terms'>{questions} questions. Higher is better; the best is "
+        parts.append(f"<p class='terms'>{quantity(questions, 'question')}. Higher is better; "
+        "the best is "
                      "marked where a test on the rows shows it.</p>")  # fmt: skip
         parts.append(_figures(scored, contestants, names))
         for first, second in _pairs(scored):

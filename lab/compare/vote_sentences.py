@@ -47,7 +47,7 @@ def _verdict_of_two(result: VoteOutcome, verdict: PairVerdict, name: Names) -> s
             f"exact sign test p = {_p(verdict.p)}."
         )
     else:
-        figures = f"Each was preferred in {decided // 2} of {decided} decided votes."
+        figures = f"Each was preferred in {decided // 2} of {quantity(decided, 'decided vote')}."
     if verdict.preferred:
         return figures
     if not verdict.leads:
@@ -91,9 +91,11 @@ def _terms(result: VoteOutcome) -> list[str]:
             "too small."
         )
     elif result.votes < result.planned:
-        lines.append(f"{result.planned} votes were planned; the set had no more prompts.")
+        lines.append(f"Planned: {quantity(result.planned, 'vote')}; the set had no more prompts.")
     if len(result.voters) > 1:
-        lines.append(f"{len(result.voters)} voters; each prompt counts once, by most of them.")
+        lines.append(
+            f"{quantity(len(result.voters), 'voter')}; each prompt counts once, by most of them."
+        )
     return lines
 
 

@@ -24,6 +24,7 @@ from lab.atomic_files import load_json, read_object, write_json
 from lab.chat import conversations
 from lab.chat.conversations import MAX_MODELS, Chat
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 TIE, BAD = "tie", "bad"
@@ -157,7 +158,9 @@ class VoteSession:
             choices = ", ".join((*self.models, TIE, BAD))
             raise LabError(f"'{quote(vote)}' is not a vote.", f"Vote one of: {choices}.")
         if self.is_complete and self.voter not in prompt.votes:
-            raise LabError(f"All {self.planned} votes are given.", "Look at the outcome.")
+            raise LabError(
+                f"All of the planned votes are given: {self.planned}.", "Look at the outcome."
+            )
         prompt.votes[self.voter] = vote
 
     def end(self) -> None:
@@ -213,7 +216,9 @@ def _check(session: VoteSession) -> None:
     if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
         raise ValueError("its models are no list of names")
     if not 2 <= len(models) <= MAX_MODELS or len(set(models)) != len(models):
-        raise ValueError(f"it has {len(models)} models; 2 to {MAX_MODELS} different ones belong")
+        raise ValueError(
+            f"it has {quantity(len(models), 'model')}; 2 to {MAX_MODELS} different ones belong"
+        )
     if session.planned is not None and (type(session.planned) is not int or session.planned < 1):
         raise ValueError(f"{session.planned!r} is no planned number of votes")
     if type(session.seed) is not int or not isinstance(session.voter, str):
@@ -321,7 +326,9 @@ def create(
         )
     voter = " ".join(voter.split())
     if not 1 <= len(voter) <= MAX_VOTER_CHARS:
-        raise LabError(f"The voter's name has {len(voter)} characters, not 1 to {MAX_VOTER_CHARS}.")
+        raise LabError(
+            f"The voter's name has {quantity(len(voter), 'character')}, not 1 to {MAX_VOTER_CHARS}."
+        )
     if planned is not None and not 1 <= planned <= MAX_PROMPTS:
         raise LabError(f"{planned} votes are planned, not 1 to {MAX_PROMPTS}.")
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

@@ -18,6 +18,7 @@ from typing import Any
 from lab.data import answers, rendering, stop_tokens
 from lab.data.formats import Example
 from lab.data.rendering import Message, TemplateUnusable, render
+from lab.formatting import quantity
 from lab.schema import quote
 from lab.spec_sections import DataSpec
 
@@ -98,7 +99,10 @@ class ExampleNotes:
         """A sentence for each kind of note."""
         lines = []
         for note, count in sorted(self._counts.items()):
-            parts = f"; {self._num_parts} examples, which repeat the turns before each answer: "
+            parts = (
+                f"; {quantity(self._num_parts, 'example')}, which repeat the turns before "
+                "each answer: "
+            )
             parts += f"{self._num_tokens:,} tokens in all"
             parts = parts if note == answers.SPLIT else ""
             lines.append(f"{count} {note} (first: row {self._first_records[note]}{parts}).")

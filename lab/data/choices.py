@@ -7,6 +7,7 @@ from typing import Any
 
 from lab.data.lines import InvalidRow
 from lab.data.placeholders import Slots, filled_text
+from lab.formatting import quantity
 from lab.schema import quote, quoted
 
 LETTERS = "ABCDEFGHIJ"
@@ -45,12 +46,16 @@ def lettered(choices: Any, answer: Any, name: str) -> tuple[str, str]:
     if not isinstance(choices, list) or len(choices) < 2:
         raise InvalidRow("has no list of choices")
     if len(choices) > len(LETTERS):
-        raise InvalidRow(f"has {len(choices)} choices; at most {len(LETTERS)} are possible")
+        raise InvalidRow(
+            f"has {quantity(len(choices), 'choice')}; at most {len(LETTERS)} are possible"
+        )
     none = Slots({})
     texts = [filled_text(number_as_text(choice), "choices", none) for choice in choices]
     right = labels.index(answer) if answer in labels else _right(answer, texts)
     if right >= len(texts):
-        raise InvalidRow(f"the answer {quoted(answer)} is none of the {len(texts)} choices")
+        raise InvalidRow(
+            f"the answer {quoted(answer)} is none of the {quantity(len(texts), 'choice')}"
+        )
     listed = "\n".join(f"{LETTERS[index]}. {text}" for index, text in enumerate(texts))
     return listed, f"{LETTERS[right]}. {texts[right]}"
 
@@ -80,4 +85,6 @@ def _right(answer: Any, choices: list[str]) -> int:
         return int(index)
     if isinstance(answer, InvalidRow):
         raise InvalidRow(f"the answer {answer}")
-    raise InvalidRow(f"the answer {quoted(answer)} is none of the {len(choices)} choices")
+    raise InvalidRow(
+        f"the answer {quoted(answer)} is none of the {quantity(len(choices), 'choice')}"
+    )

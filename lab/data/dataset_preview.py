@@ -6,6 +6,8 @@ Reads the beginning of the file only, so that a large one answers as fast as a s
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,13 @@ from lab.data import (
     batches,
     chat_template,
     duplicates,
+    leakage,
     prepare,
     stop_tokens,
     token_view,
 )
 from lab.data import catalog as datasets
 from lab.data.chat_template import TokenizedExample
-from lab.data.conversations import words as message_words
 from lab.data.example_reader import Example, ExampleReader, Sample
 from lab.data.preview_types import (
     BatchRow,
@@ -86,14 +88,18 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
     examples = [sample.examples[index] for index in usable]
     shares = [sample.shares[index] for index in usable]
     sequences = [sequences[index] for index in usable]
-    _, held_out = batches.split_indices(len(examples), data.held_out_fraction)
+    held_out_examples, held_out = _held_out(data, len(examples))
+    compared = examples + held_out_examples
     flat = [sequence for pieces in sequences for sequence in pieces]
-    texts = [
-        example.text or "\n".join(map(message_words, example.messages)) for example in examples
-    ]
+    texts = list(map(leakage.text_of, compared))
     with stage("compare"):
-        twins = duplicates.find_duplicates(texts)
-        leaks = twins.across_split(set(held_out))
+        # rows of an evaluation dataset come last, and change nothing but the leaks
+        twins = duplicates.find_duplicates(texts, held_out)
+    count = len(examples)
+    exact, near = (
+        [pair for pair in pairs if pair[1] < count] for pairs in (twins.exact, twins.near)
+    )
+    leaks = twins.exact_leaks + twins.near_leaks
     notes = chat_template.ExampleNotes()
     for example, parts in zip(examples, sequences, strict=True):
         notes.add(example, parts)
@@ -123,18 +129,36 @@ def look(value: Any, most: int = MAX_EXAMPLES, *, may_fetch: bool = False) -> Da
             truncated=sum(sequence.truncated for sequence in flat),
             without_loss=sum(not sequence.num_loss_tokens for sequence in flat),
             invalid_rows=reader.num_invalid,
-            duplicates=len(twins.exact),
-            near_duplicates=len(twins.near),
+            duplicates=len(exact),
+            near_duplicates=len(near),
+            held_out=len(held_out),
             leaks=len(leaks),
+            exact_leaks=len(twins.exact_leaks),
         ),
-        similar=tuple(_pair(examples, texts, pair) for pair in (twins.exact + twins.near)[:20]),
-        leaks=tuple(_pair(examples, texts, pair) for pair in leaks[:20]),
+        similar=tuple(_pair(examples, texts, pair) for pair in (exact + near)[:20]),
+        leaks=tuple(_pair(compared, texts, pair) for pair in leaks[:20]),
+        held_out_dataset=data.eval_dataset or "",
         invalid=tuple(
             InvalidRows(group.text, group.count, group.row) for group in reader.reasons.groups[:50]
         ),
         notes=tuple(reader.notes()),
         padding=_padding(flat, spec),
     )
+
+
+def _held_out(data: DataSpec, count: int) -> tuple[list[Example], Sequence[int]]:
+    """The first examples of the evaluation dataset, and the places of what is held out among the
+    `count` training examples and those."""
+    if data.eval_dataset is None:
+        return [], batches.split_indices(count, data.held_out_fraction)[1]
+    sample = Sample(MAX_EXAMPLES, CHARACTERS * MAX_EXAMPLES)
+    with stage("rows"):
+        usable = replace(data, on_invalid_row="skip")
+        for example in leakage.evaluation_examples(usable, MAX_EXAMPLES, SECONDS):
+            sample.add(example)
+            if sample.is_full:
+                break
+    return sample.examples, range(count, count + len(sample.examples))
 
 
 def _read(reader: ExampleReader, most: int) -> tuple[Sample, bool, str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lab import methods
 from lab.data import catalog as datasets
-from lab.data import chat_template, example_reader, hub, prepare
+from lab.data import chat_template, example_reader, hub, leakage, prepare
 from lab.data.row_sizes import RowSizes
 from lab.errors import LabError
 from lab.forecasts import DatasetStats
@@ -27,6 +27,7 @@ CHARACTERS = 2_000_000  # of the sample
 MAX_READ_S = 4.0  # reading of rows
 TOKENISE_S = 4.0
 SECOND = 20  # rows that are read of a further file
+MAX_EVALUATED = 5_000  # rows of an evaluation dataset that are compared with those that train
 
 
 def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
@@ -36,12 +37,11 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
     dataset = datasets.resolve(data.dataset)
     with stage("rows"):
         reader = example_reader.ExampleReader(dataset.path, prepare.reading_of(data, dataset))
-        sample = _read(reader)
+        sample, fingerprints = _read(reader)
     prepare.check_objective(data, reader.has_chats, dataset)
     if data.general_fraction and data.general_dataset != "base":
         _check_further("data.general_dataset", data.general_dataset, prepare.plainly(data))
-    if data.eval_dataset is not None:
-        _check_further("data.eval_dataset", data.eval_dataset, data)
+    held_out = None if data.eval_dataset is None else _fingerprints_of_evaluation(data)
     system_prompt = prepare.system_prompt_of(spec, dataset)
     size = reader.size
     count = (
@@ -49,6 +49,7 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
         if reader.is_whole
         else round(reader.num_valid * size / max(1, reader.bytes_read))
     )
+    leak = leakage.note(data, fingerprints, held_out, is_whole=reader.is_whole)
     stats = DatasetStats(
         dataset=dataset.id,
         system_prompt=system_prompt,
@@ -56,7 +57,11 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
         examples_read=reader.num_valid,
         bytes=size,
         has_chats=reader.has_chats,
-        warnings=(*_of_other_splits(data), *_warnings(spec, reader, sample.examples)),
+        warnings=(
+            *_of_other_splits(data),
+            *_warnings(spec, reader, sample.examples),
+            *filter(None, [leak]),
+        ),
     )
     if tokenizer is None:
         return stats
@@ -65,7 +70,8 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
         pieces, sequences = _tokenised(reader, sample, tokenizer, data, system_prompt)
     if not any(piece.num_loss_tokens for piece in pieces):
         raise LabError(
-            f"None of the first {len(sequences)} rows of '{dataset.id}' has a token to learn from "
+            f"None of the first {quantity(len(sequences), 'row')} of '{dataset.id}' has a "
+            "token to learn from "
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
@@ -80,14 +86,23 @@ def dataset_stats(spec: RunSpec, tokenizer: Any) -> DatasetStats:
     )
 
 
-def _read(reader: example_reader.ExampleReader) -> example_reader.Sample:
-    """The first examples; the others are counted, as far as MAX_READ_S seconds reach."""
+def _read(reader: example_reader.ExampleReader) -> tuple[example_reader.Sample, list[int]]:
+    """The first examples, and the fingerprints of all, as far as MAX_READ_S seconds reach."""
     sample = example_reader.Sample(PREVIEW_EXAMPLES, CHARACTERS)
+    fingerprints = []
     reader.end_after(MAX_READ_S)
     for example in reader:
+        fingerprints.append(leakage.fingerprint(example))
         if not sample.is_full:
             sample.add(example)
-    return sample
+    return sample, fingerprints
+
+
+def _fingerprints_of_evaluation(data: DataSpec) -> list[int]:
+    """Those of the first rows of the evaluation dataset. Raises LabError if it cannot be read."""
+    with stage("rows"):
+        examples = leakage.evaluation_examples(data, MAX_EVALUATED, MAX_READ_S / 2)
+        return list(map(leakage.fingerprint, examples))
 
 
 def _check_further(field: str, dataset_id: str, data: DataSpec) -> None:
@@ -127,7 +142,8 @@ def _tokenised(
     reader.finish()
     if not counts:
         raise LabError(
-            f"None of the first {len(sample.examples)} rows of '{quote(str(reader.path))}' can be "
+            f"None of the first {quantity(len(sample.examples), 'row')} of "
+            f"'{quote(str(reader.path))}' can be "
             f"used: {reader.invalid_summary()}.",
             "Choose another template, or correct these rows.",
         )

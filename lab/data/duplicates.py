@@ -8,8 +8,8 @@ the share of equal hashes estimates the Jaccard similarity.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,24 +17,21 @@ WIDTH = 8
 PERMUTATIONS = 64
 BANDS = 16
 SIMILAR = 0.8
+NEARLY = 1 - 0.5 / PERMUTATIONS  # of texts that differ, though all of their hashes are equal
 MAX_EXAMPLE_BYTES = 20_000  # bytes of a row that are compared
 MAX_PAIRS = 20_000
 
 
 @dataclass(frozen=True)
 class DuplicatePairs:
-    """Pairs of places (first, second, similarity) with first < second; exact ones have 1.0."""
+    """Pairs of places (first, second, similarity) with first < second; exact ones have 1.0.
+    `exact_leaks` and `near_leaks`: (training row, held-out row, similarity), each held-out row
+    once at most: what the evaluation has seen before."""
 
     exact: list[tuple[int, int, float]]
     near: list[tuple[int, int, float]]
-
-    def across_split(self, held_out: set[int]) -> list[tuple[int, int, float]]:
-        """The pairs of which exactly one row is held out: what the evaluation has seen before."""
-        return [
-            pair
-            for pair in self.exact + self.near
-            if (pair[0] in held_out) != (pair[1] in held_out)
-        ]
+    exact_leaks: list[tuple[int, int, float]] = field(default_factory=list)
+    near_leaks: list[tuple[int, int, float]] = field(default_factory=list)
 
 
 def normal(text: str) -> str:
@@ -42,22 +39,43 @@ def normal(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def find_duplicates(texts: Sequence[str]) -> DuplicatePairs:
-    """The twins among `texts`, each row paired with the first that it resembles."""
-    plain = [normal(text) for text in texts]
-    first: dict[str, int] = {}
-    exact = []
-    for index, text in enumerate(plain):
-        if text in first:
-            exact.append((first[text], index, 1.0))
-        else:
-            first[text] = index
-    alone = sorted(first.values())
-    if len(alone) < 2:
-        return DuplicatePairs(exact, [])
-    signatures = _signatures([plain[index] for index in alone])
-    near = [(alone[first], alone[other], share) for first, other, share in _similar(signatures)]
-    return DuplicatePairs(exact, near)
+def find_duplicates(texts: Sequence[str], held_out: Collection[int] = ()) -> DuplicatePairs:
+    """The twins among `texts`, each row paired with the first that it resembles; and the rows at
+    the places `held_out` that resemble one of the others."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, text in enumerate(texts):
+        places[normal(text)].append(index)
+    same = list(places.values())
+    exact = [(rows[0], row, 1.0) for rows in same for row in rows[1:]]
+    exact.sort(key=lambda pair: pair[1])
+    signatures = _signatures(list(places)) if len(same) > 1 else None
+    near = [] if signatures is None else _similar(signatures)
+    pairs = [(same[first][0], same[other][0], share) for first, other, share in near]
+    return DuplicatePairs(exact, pairs, *_leaks(same, signatures, set(held_out)))
+
+
+def _leaks(
+    same: list[list[int]], signatures: np.ndarray | None, held_out: set[int]
+) -> tuple[list[tuple[int, int, float]], list[tuple[int, int, float]]]:
+    """(exact, near); `same`: the places of each text, by which the signatures are ordered."""
+    trained = {
+        group: next(row for row in rows if row not in held_out)
+        for group, rows in enumerate(same)
+        if not held_out.issuperset(rows)
+    }
+    exact = [
+        (row, other, 1.0)
+        for group, row in trained.items()
+        for other in same[group]
+        if other in held_out
+    ]
+    near = []
+    others = [group for group in range(len(same)) if group not in trained]
+    if signatures is not None and trained and others:
+        order = [*trained, *others]
+        for first, other, share in _similar(signatures[order], len(trained)):
+            near += [(trained[order[first]], row, share) for row in same[order[other]]]
+    return sorted(exact, key=lambda pair: pair[1]), sorted(near, key=lambda pair: pair[1])
 
 
 def _signatures(texts: list[str]) -> np.ndarray:
@@ -78,8 +96,9 @@ def _signatures(texts: list[str]) -> np.ndarray:
     return signatures
 
 
-def _similar(signatures: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pairs that share a band and are similar enough, each later row once."""
+def _similar(signatures: np.ndarray, num_first: int | None = None) -> list[tuple[int, int, float]]:
+    """Pairs that share a band and are similar enough, each later row once. With `num_first`, each
+    pair has one of that many first rows, and one of the rest."""
     width = PERMUTATIONS // BANDS
     best: dict[int, tuple[int, float]] = {}
     looked = 0
@@ -88,11 +107,15 @@ def _similar(signatures: np.ndarray) -> list[tuple[int, int, float]]:
         for index, part in enumerate(signatures[:, band * width : (band + 1) * width]):
             groups[part.tobytes()].append(index)
         for group in groups.values():
+            if num_first is not None and group[0] >= num_first:
+                continue
             for index in group[1:]:
+                if num_first is not None and index < num_first:
+                    continue
                 looked += 1
                 if looked > MAX_PAIRS or index in best:
                     continue
                 share = float((signatures[group[0]] == signatures[index]).mean())
                 if share >= SIMILAR:
-                    best[index] = (group[0], share)
+                    best[index] = (group[0], min(share, NEARLY))
     return sorted((first, index, share) for index, (first, share) in best.items())

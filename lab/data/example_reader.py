@@ -19,13 +19,14 @@ from lab.data.formats import Example, ReadOptions
 from lab.data.lines import way_out_of
 from lab.data.readers import InvalidRow, RecordReader
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 __all__ = ["Example", "ExampleReader", "InvalidRow", "ReadOptions", "Sample", "read_examples"]
 
 MAX_SHOWN = 5  # reasons in a message, and notes; the rest are counted
 MAX_REASONS = 200  # different reasons or notes that are kept
-FIGURES = re.compile(r"0x[0-9a-f]+|\d+")  # in which reasons may differ and be the same
+FIGURES = re.compile(r"0x[0-9a-f]+|\d+(?:,\d{3})*")  # in which reasons may differ and be the same
 MAX_NOTES = 12
 MAX_REASON_CHARS = 400  # characters
 MIN_SAMPLED_CHARS = 20_000  # characters of a row that a sample holds
@@ -132,7 +133,8 @@ class ExampleReader:
         count = MAX_INVALID if before else self.num_invalid
         seen = self.num_invalid + self.num_valid - (1 if before else 0)
         raise LabError(
-            f"{before}{count} of {seen} rows of '{quote(self.path.name)}' cannot be used: "
+            f"{before}{count:,} of {quantity(seen, 'row')} of '{quote(self.path.name)}' cannot "
+            "be used: "
             f"{self.invalid_summary()}.",
             self._way_out(),
         )
@@ -168,7 +170,7 @@ class ExampleReader:
             for group in shown
         ]
         if more := len(self.noted.groups) - len(shown):
-            notes.append(f"{more} more notes on rows of '{quote(self.path.name)}'.")
+            notes.append(f"{quantity(more, 'more note')} on rows of '{quote(self.path.name)}'.")
         return [*self.values.notes, *notes]
 
 

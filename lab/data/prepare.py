@@ -93,7 +93,7 @@ def prepare(
     check_objective(data, meta["has_chats"], dataset)
     notes += meta["record_notes"]
     if meta["bad"]:
-        notes.append(f"{meta['bad']} invalid rows were skipped: {meta['told']}.")
+        notes.append(f"{quantity(meta['bad'], 'invalid row')} skipped: {meta['told']}.")
     chosen = choose_rows(spec, tokenizer, tokens, progress, general)
     notes += chosen.notes
     rows = (
@@ -156,7 +156,8 @@ def choose_rows(
     held_out = np.flatnonzero(useful & is_held)
     if not len(train):
         raise LabError(
-            f"None of the {meta['examples']} rows of '{dataset.id}' has a token to learn from "
+            f"None of the {quantity(meta['examples'], 'row')} of '{dataset.id}' has a token "
+            "to learn from "
             f"within {data.max_length} tokens.",
             "Raise data.max_length, or set data.loss_on to all.",
         )
@@ -177,7 +178,8 @@ def choose_rows(
             raise LabError("The general text has no token to learn from.", "Choose another set.")
         if added > len(usable):
             notes.append(
-                f"{added} general examples requested, {len(usable)} available; they are repeated."
+                f"{quantity(added, 'general example')} requested, {len(usable):,} available; "
+                "they are repeated."
             )
         mixed = ConcatSequences(tokens, extra)
         train = np.concatenate([train, len(tokens) + _drawn(usable, added)])

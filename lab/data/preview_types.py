@@ -87,7 +87,9 @@ class TemplateView:
 
 @dataclass(frozen=True)
 class ExampleCounts:
-    """`tokens` and `counted` are tokens: all of them, and those in the loss."""
+    """`tokens` and `counted` are tokens: all of them, and those in the loss. `held_out`: examples
+    that were looked at for `leaks`, those among them that (nearly) repeat a training example, of
+    which `exact_leaks` repeat it as it is."""
 
     tokens: int = 0
     counted: int = 0
@@ -96,7 +98,9 @@ class ExampleCounts:
     invalid_rows: int = 0
     duplicates: int = 0
     near_duplicates: int = 0
+    held_out: int = 0
     leaks: int = 0
+    exact_leaks: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,9 @@ class Padding:
 class DatasetPreview:
     """`tokenizer_bytes`: what has to be fetched before there is more to see; None where the
     tokenizer is here. `is_whole`: whether the file ends with the last example looked at. `lengths`:
-    tokens of each example before truncation. `padding`: None where nothing can be trained on."""
+    tokens of each example before truncation. `padding`: None where nothing can be trained on.
+    `leaks`: a training and a held-out row each; the latter is one of `held_out_dataset` where that
+    is named."""
 
     dataset: str = ""
     tokenizer_bytes: int | None = None
@@ -147,6 +153,7 @@ class DatasetPreview:
     counts: ExampleCounts | None = None
     similar: tuple[SimilarPair, ...] = ()
     leaks: tuple[SimilarPair, ...] = ()
+    held_out_dataset: str = ""
     invalid: tuple[InvalidRows, ...] = ()
     notes: tuple[str, ...] = ()
     padding: Padding | None = None

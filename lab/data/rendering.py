@@ -15,6 +15,7 @@ from typing import Any
 from lab.data import formats, sandbox, template_input
 from lab.data.template_input import Message
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote, quoted
 
 ATTRIBUTE = "_lab_template_settings"
@@ -110,7 +111,7 @@ def source_of(tokenizer: Any, tools: list[Any] | None = None) -> str:
     template = tokenizer.chat_template
     if isinstance(template, dict) and not {"default"} & template.keys():
         raise TemplateUnusable(
-            f"The tokenizer has {len(template)} chat templates and no default: "
+            f"The tokenizer has {quantity(len(template), 'chat template')} and no default: "
             f"{', '.join(quote(str(name)) for name in sorted(template)[:12])}.",
             "Name the one to use 'default' in tokenizer_config.json, or choose another in "
             "data.template.",

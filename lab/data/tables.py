@@ -15,6 +15,7 @@ from typing import Any
 
 from lab.data.lines import InvalidRow, way_out_of
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 MAX_COLUMNS = 100_000
@@ -80,8 +81,9 @@ def records(
                 row,
                 record
                 or InvalidRow(
-                    f"has {len(fields)} fields, the first line names {len(names)} columns; a field "
-                    f"with '{mark}' in it has to stand in quotes"
+                    f"has {quantity(len(fields), 'field')}, the first line names "
+                    f"{quantity(len(names), 'column')}; a field with '{mark}' in it has to "
+                    "stand in quotes"
                 ),
             )
 
@@ -116,7 +118,8 @@ def _names(feed: _Feed, reader: Any, path: Path) -> list[str]:
     shown = quote("".join(line for _, line in feed.taken if isinstance(line, str)).strip())
     if len(names) > MAX_COLUMNS:
         raise LabError(
-            f"'{quote(path.name)}' names {len(names):,} columns; at most {MAX_COLUMNS:,} are "
+            f"'{quote(path.name)}' names {quantity(len(names), 'column')}; at most "
+            f"{MAX_COLUMNS:,} are "
             "possible.",
             "Keep the columns that hold text.",
         )

@@ -26,6 +26,7 @@ from lab.data import catalog, hub, hub_fetch
 from lab.data.hub import HubId
 from lab.errors import LabError, first_line
 from lab.evals import score
+from lab.formatting import quantity
 from lab.schema import quote
 
 MODULE = "lm_eval"
@@ -144,7 +145,7 @@ def _several(name: str, members: list[str]) -> LabError:
     listed = ", ".join(quote(member) for member in members[:MAX_LISTED])
     more = f" and {len(members) - MAX_LISTED} more" if len(members) > MAX_LISTED else ""
     return LabError(
-        f"'{quote(name)}' is a group of {len(members)} tasks of the harness.",
+        f"'{quote(name)}' is a group of {quantity(len(members), 'task')} of the harness.",
         f"Name one of them: {listed}{more}.",
     )
 

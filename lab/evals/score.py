@@ -22,6 +22,7 @@ from lab.errors import LabError
 from lab.evals import score_sheets, scores
 from lab.evals.score_sheets import ScoredAnswer, ScoredModel, ScoredQuestion, ScoreSheet
 from lab.evals.unlearned_rows import unlearned
+from lab.formatting import quantity
 from lab.schema import quote
 
 MAX_QUESTIONS = 50  # questions, unless more are wished for
@@ -165,7 +166,9 @@ def _pattern(text: str) -> re.Pattern[str] | None:
     if not text:
         return None
     if len(text) > MAX_PATTERN_CHARS:
-        raise LabError(f"The pattern has {len(text)} characters.", f"Use {MAX_PATTERN_CHARS}.")
+        raise LabError(
+            f"The pattern has {quantity(len(text), 'character')}.", f"Use {MAX_PATTERN_CHARS}."
+        )
     try:
         return re.compile(text, re.DOTALL)
     except re.error as error:

@@ -19,7 +19,7 @@ from lab.chat import models as chat_models
 from lab.data import catalog
 from lab.errors import LabError
 from lab.evals import score, score_sheets
-from lab.formatting import duration
+from lab.formatting import duration, quantity
 from lab.paths import RunDir
 from lab.spec import RunSpec
 
@@ -112,4 +112,4 @@ def score_missing(
 def progress(done: int, total: int, seconds: float) -> str:
     """ "12 of 66 answers, about 40 s left"."""
     left = seconds / done * (total - done)
-    return f"{done} of {total} answers, about {duration(left)} left"
+    return f"{done} of {quantity(total, 'answer')}, about {duration(left)} left"

@@ -18,6 +18,7 @@ from lab.data.example_reader import ExampleReader, ReadOptions
 from lab.data.formats import Example
 from lab.data.prepare import reading_of
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.schema import quote
@@ -56,8 +57,8 @@ def check_number(run: RunDir, dataset_id: str, count: int) -> None:
     used = record_reader.last_event(run, "data").get("examples", count)
     if used != count:
         raise LabError(
-            f"{quote(run.id)} used {used} rows of '{quote(dataset_id)}', which has {count} usable "
-            "ones now: which were held out is not known.",
+            f"{quote(run.id)} used {quantity(used, 'row')} of '{quote(dataset_id)}', which has "
+            f"{quantity(count, 'usable row')} now: which were held out is not known.",
             "Choose another set.",
         )
 

@@ -21,6 +21,7 @@ from lab.chat import models as chat_models
 from lab.errors import LabError, first_line
 from lab.export import lora_form
 from lab.export.new_result import Origin, write_result
+from lab.formatting import quantity
 from lab.models import catalog, weights, weights_hash
 from lab.paths import RunDir
 from lab.runs import index
@@ -66,7 +67,9 @@ class Combination:
         if not 2 <= count <= MAX_RESULTS or len(set(self.results)) != count:
             problems.append(f"2 to {MAX_RESULTS} different results are combined, not {count}.")
         if len(self.weights) != count:
-            problems.append(f"There are {count} results and {len(self.weights)} weights.")
+            problems.append(
+                f"{quantity(count, 'result')} cannot have {quantity(len(self.weights), 'weight')}."
+            )
         for weight in self.weights:
             if not abs(weight) <= MAX_WEIGHT or weight == 0:
                 problems.append(
@@ -97,7 +100,7 @@ def check(combination: Combination) -> list[RunDir]:
     bases = {_base_of(run) for run in runs}
     if len(bases) > 1:
         raise LabError(
-            f"The results were trained on {len(bases)} different bases.",
+            f"The results were trained on {quantity(len(bases), 'different base')}.",
             "Combine results of one base.",
         )
     locks = [part(_receipt(run), "lock") for run in runs]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
+from lab.formatting import quantity
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.diagram import ALL
 from lab.methods.parts.lora_with_base import (
@@ -66,7 +67,7 @@ class LoraEmbeddings(LoraAndBase):
             problems.append(
                 Problem(
                     "method.new_tokens",
-                    f"holds {len(tokens):,} tokens; at most {MAX_TOKENS:,} are possible.",
+                    f"holds {quantity(len(tokens), 'token')}; at most {MAX_TOKENS:,} are possible.",
                 )
             )
         for token in tokens:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.methods import Context, Method, Unsupported, register
 from lab.methods.parts import adapter_files, fitting_defaults
 from lab.methods.parts.lora_with_base import HybridConfig, add_lora, linear_in_layers, lora_count
@@ -119,7 +120,7 @@ class LoraPrompt(Method):
         width = base.get_input_embeddings().weight.shape[1]
         if vectors is None or len(vectors.shape) != 2 or vectors.shape[1] != width:
             raise LabError(
-                f"{folder} has no {PROMPT} with vectors of {width} numbers.",
+                f"{folder} has no {PROMPT} with vectors of {quantity(width, 'number')}.",
                 "The result is incomplete, or belongs to another base model.",
             )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import Problem
+from lab.formatting import quantity
 from lab.methods import Context, Unsupported, register
 from lab.methods.parts.lora_with_base import (
     LoraAndBase,
@@ -64,7 +65,8 @@ class TopLayersLora(LoraAndBase):
         return [
             Problem(
                 "method.top_layers",
-                f"is {config.top_layers}; the model has {count} layers, so none would be left for "
+                f"is {config.top_layers}; the model has {quantity(count, 'layer')}, so none "
+                "would be left for "
                 "LoRA. Give fewer, or choose full.",
             )
         ]

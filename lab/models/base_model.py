@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.models import catalog, fit, hub, weights
 from lab.models.empty_model import meta_model
 from lab.recent import Recent
@@ -58,8 +59,9 @@ def load_base(model_id: str) -> BaseModel:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise LabError(
-            f"The tokenizer of '{model_id}' has {len(tokenizer):,} tokens, but the model only "
-            f"{rows:,} embeddings.",
+            f"The tokenizer of '{model_id}' has {quantity(len(tokenizer), 'token')}, but the "
+            "model only "
+            f"{quantity(rows, 'embedding')}.",
             "They do not belong together; check the folder.",
         )
     fit.check(config, hub.stored_tensors(source), source.id)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 # in this order; what has none of them (Mamba, BLOOM) reads any number
@@ -50,9 +51,10 @@ def room_for_answer(prompt_tokens: int, length: int | None, name: str, virtual: 
         return 1 << 30
     if prompt_tokens < length:
         return length - prompt_tokens
-    beside = f" beside its {virtual:,} virtual tokens" if virtual else ""
+    beside = f" beside its {quantity(virtual, 'virtual token')}" if virtual else ""
     raise PromptTooLong(
-        f"The prompt has {prompt_tokens:,} tokens, and {quote(name)} reads {length:,}{beside}, the "
+        f"The prompt has {quantity(prompt_tokens, 'token')}, and {quote(name)} reads "
+        f"{length:,}{beside}, the "
         "answer included.",
         "Shorten the prompt, or begin a new chat.",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 MAX_HEADER_BYTES = 25_000_000  # the hub reads no longer header either
@@ -71,12 +72,12 @@ def _read(file: Path, size: int, _changed: int) -> dict[str, Stored]:
 def header_length(start: bytes, size: int, name: str) -> int:
     """Bytes of the header of a file of `size` bytes that begins with `start`."""
     if size < 8 or len(start) < 8:
-        raise _damaged(name, f"it has {size} bytes, and no header")
+        raise _damaged(name, f"it has {quantity(size, 'byte')}, and no header")
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER_BYTES:
         raise _damaged(name, f"its header would have {length:,} bytes")
     if length > size - 8:
-        raise _damaged(name, f"its header has {length:,} bytes, the file {size:,}")
+        raise _damaged(name, f"its header has {quantity(length, 'byte')}, the file {size:,}")
     return length
 
 
@@ -98,7 +99,9 @@ def parse(header: bytes, data_bytes: int, name: str) -> dict[str, Stored]:
             raise _damaged(name, f"the bytes of '{quote(key)}' begin at {start:,}, not at {end:,}")
         end = stop
     if end != data_bytes:
-        raise _damaged(name, f"its tensors take {end:,} bytes, and it holds {data_bytes:,}")
+        raise _damaged(
+            name, f"its tensors take {quantity(end, 'byte')}, and it holds {data_bytes:,}"
+        )
     return tensors
 
 
@@ -114,7 +117,8 @@ def _stored(key: str, value: Any, name: str) -> Stored:
     if offsets[1] - offsets[0] != bits / 8:
         raise _damaged(
             name,
-            f"'{quote(key)}' has {offsets[1] - offsets[0]:,} bytes, its shape needs another number",
+            f"'{quote(key)}' has {quantity(offsets[1] - offsets[0], 'byte')}, its shape needs "
+            "another number",
         )
     return Stored(dtype, tuple(shape), offsets[0])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import number_text, quote
 
 MAX_CONFIG_BYTES = 4_000_000  # bytes of a config.json
@@ -54,7 +55,9 @@ def check(config: dict[str, Any], name: str) -> None:
     _look(config, "", 1, problems)
     heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
     if type(heads) is int and type(shared) is int and shared > 0 and heads % shared:
-        problems.append(f"num_key_value_heads is {shared}, which does not divide {heads} heads")
+        problems.append(
+            f"num_key_value_heads is {shared}, which does not divide {quantity(heads, 'head')}"
+        )
     if problems:
         shown = "; ".join(problems[:8]) + (
             f"; and {len(problems) - 8:,} more" if len(problems) > 8 else ""
@@ -84,7 +87,8 @@ def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) 
         path = f"{within}{quote(str(key))}"
         if isinstance(value, (list, dict, str)) and len(value) > MAX_ENTRIES:
             problems.append(
-                f"{path} has {len(value):,} entries, at most {MAX_ENTRIES:,} are allowed"
+                f"{path} has {quantity(len(value), 'entry', 'entries')}, at most "
+                f"{MAX_ENTRIES:,} are allowed"
             )
         elif isinstance(value, dict):
             _look(value, f"{path}.", depth + 1, problems)
@@ -103,7 +107,7 @@ def _look(config: dict[Any, Any], within: str, depth: int, problems: list[str]) 
                     _look(item, f"{path}.{place_in}.", depth + 1, problems)
     if layers * experts > LAYERS_WITH_EXPERTS:
         problems.append(
-            f"{within}{layers:,} layers of {experts:,} experts are more than "
+            f"{within}{quantity(layers, 'layer')} of {quantity(experts, 'expert')} are more than "
             f"{LAYERS_WITH_EXPERTS:,} experts"
         )
 

@@ -15,6 +15,7 @@ from typing import Any
 from lab import json_text, paths
 from lab.atomic_files import read_object, write_atomic
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.schema import quote
 
 PREFIX = "uploaded:"
@@ -36,7 +37,7 @@ def keep(content: bytes, file_name: str) -> UploadedConfig:
     """Store a config.json under the hash of its content. Raises LabError."""
     if len(content) > MAX_CONFIG_BYTES:
         raise LabError(
-            f"The file has {len(content):,} bytes; 1,000,000 is the most.",
+            f"The file has {quantity(len(content), 'byte')}; 1,000,000 is the most.",
             "A config.json has a few kB.",
         )
     try:
@@ -91,5 +92,5 @@ def _name(config: dict[str, Any], file_name: str) -> str:
         return PurePath(origin).name[:MAX_NAME_CHARS]
     layers = config.get("num_hidden_layers") or config.get("n_layer")
     width = config.get("hidden_size") or config.get("n_embd")
-    sizes = [f"{layers} layers" if layers else "", f"width {width}" if width else ""]
+    sizes = [quantity(layers, "layer") if layers else "", f"width {width}" if width else ""]
     return ", ".join([str(config["model_type"]), *filter(None, sizes)])[:MAX_NAME_CHARS]

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,12 +29,19 @@ from lab.stages import LONG, Limits
 
 TIMEOUT_S = 900.0  # with the time that a request waits for others; each has limits of its own
 
+# exit codes of a process that somebody has ended; Ctrl+C in a terminal reaches the planner, too
+ENDING_SIGNALS = {-number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
+
 
 class Abandoned(LabError):
     """Nobody wants the answer any more: the question was given up."""
 
     def __init__(self) -> None:
         super().__init__("The question was given up.", "Ask again.")
+
+
+class PlannerEnded(LabError):
+    """Somebody has ended the planner: the server that is shut down, a signal."""
 
 
 class Asking:
@@ -101,7 +109,8 @@ class Request:
         if "cancelled" in reply:
             raise Abandoned
         if "error" in reply:
-            raise LabError(reply["error"], reply.get("hint", ""))
+            kind = PlannerEnded if reply.get("was_ended") else LabError
+            raise kind(reply["error"], reply.get("hint", ""))
         if "bug" in reply:
             raise RuntimeError(f"planner: {reply['bug']}\n{reply.get('traceback', '')}")
         answer: dict[str, Any] = reply["ok"]
@@ -171,10 +180,12 @@ class Planner:
         return DatasetPreview.from_json(self.ask(request))
 
     def warm(self) -> None:
-        """Have the processes import what they need, before the first question."""
+        """Have the processes import what they need, before the first question. Whoever ends the
+        planner meanwhile needs no warm one; what else goes wrong is raised."""
         requests = [self._begin({"ask": "warm"}, reads) for reads in (True, False)]
-        for request in requests:
-            request.answer()
+        with contextlib.suppress(PlannerEnded):
+            for request in requests:
+                request.answer()
 
     def _ask_of(self, request: dict[str, Any]) -> dict[str, Any]:
         answer = self.ask(request)
@@ -294,10 +305,13 @@ class Planner:
             requests, self._requests = self._requests, {}
         errors.seek(0)
         lines = errors.read().decode(errors="replace").strip().splitlines()
+        # Ctrl+C while Python itself starts is no end by a signal
+        was_ended = process.wait() in ENDING_SIGNALS or lines[-1:] == ["KeyboardInterrupt"]
         for request in requests.values():
             last = f" Its last words: {lines[-1][:300]}" if lines else ""
             hint = f"Try again; 'python -m lab doctor' says what is missing.{last}"
-            request._settle({"error": "The planner ended before it answered.", "hint": hint})
+            error = "The planner ended before it answered."
+            request._settle({"error": error, "hint": hint, "was_ended": was_ended})
 
     def _forget(self, request: Request) -> None:
         with self._lock:
@@ -310,7 +324,9 @@ class Planner:
         process, self._process = self._process, None
         requests, self._requests = self._requests, {}
         for request in requests.values():
-            request._settle({"error": "The planner was ended.", "hint": "Ask again."})
+            request._settle(
+                {"error": "The planner was ended.", "hint": "Ask again.", "was_ended": True}
+            )
         if process is None:
             return
         with contextlib.suppress(OSError):

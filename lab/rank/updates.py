@@ -12,6 +12,7 @@ from lab import methods
 from lab.chat import models as chat_models
 from lab.errors import LabError
 from lab.export import merge
+from lab.formatting import quantity
 from lab.models import catalog, weights
 from lab.paths import RunDir
 from lab.spec import RunSpec
@@ -79,7 +80,8 @@ def updates(run: RunDir, tell: Callable[[str], object] = lambda phase: None) -> 
                 yield Update(name, delta, None, weight)
     if vectors and not changed:
         raise LabError(
-            f"The result of {run.id} changes {vectors} vectors (norms, biases) and no matrix, so "
+            f"The result of {run.id} changes {quantity(vectors, 'vector')} (norms, biases) "
+            "and no matrix, so "
             "there is no rank.",
             "Choose another run.",
         )

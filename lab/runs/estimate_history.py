@@ -10,7 +10,7 @@ from lab import paths
 from lab.atomic_files import finite_number
 from lab.checked_run import read_forecast
 from lab.forecasts import Parts
-from lab.formatting import percent, signed_percent
+from lab.formatting import percent, quantity, signed_percent
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.result import read_result
@@ -62,11 +62,11 @@ class ErrorHistory:
         exact = len(self.errors) - len(margins)
         parts = []
         if exact:
-            runs = "1 finished run" if exact == 1 else f"{exact} finished runs"
+            runs = quantity(exact, "finished run")
             median, worst = percent(self.median), percent(self.worst)
             parts.append(f"{runs}: median error {median}, largest {worst}")
         if margins:
-            runs = "1 finished run" if len(margins) == 1 else f"{len(margins)} finished runs"
+            runs = quantity(len(margins), "finished run")
             within = sum(error.holds for error in margins)
             parts.append(f"{runs}: {within} of {len(margins)} within the margin")
         return "; ".join(parts)

@@ -13,6 +13,7 @@ from typing import Any
 from lab import methods, optimizers, schema, spec_rules
 from lab.atomic_files import read_object
 from lab.errors import LabError, Problem, SpecError
+from lab.formatting import quantity
 from lab.hub import repository
 from lab.methods.parts import compatibility
 from lab.models import catalog, moved_base, weights_hash
@@ -113,7 +114,7 @@ def merged_changes(run: RunDir, settings: list[str]) -> dict[str, Any]:
             Problem(
                 "train.batch_size",
                 f"x train.gradient_accumulation_steps is {rows}; it must stay "
-                f"{rows_before} rows a step, or the order of the data is lost.",
+                f"{quantity(rows_before, 'row')} a step, or the order of the data is lost.",
             )
         )
     method, rule = methods.get(spec.method["name"]), optimizers.get(spec.train.optimizer)
@@ -162,7 +163,8 @@ def lengthened(run: RunDir, changes: dict[str, Any]) -> None:
         steps = math.ceil(max(1, math.ceil(train["epochs"] * rows)) / per_step)
         if steps <= (used := summary.step or 0):
             problem = (
-                f"is {quote(train['epochs'])}, {steps:,} steps, and the run has made {used:,.0f}"
+                f"is {quote(train['epochs'])}, {quantity(steps, 'step')}, and the run "
+                f"has made {used:,.0f}"
             )
             problems.append(Problem("train.epochs", f"{problem} already: give more."))
     if problems:

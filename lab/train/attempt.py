@@ -19,6 +19,7 @@ from lab.data import batches, chat_template, prepare, token_view
 from lab.data import catalog as datasets
 from lab.data.prepare import PreparedData
 from lab.errors import Cancelled, LabError
+from lab.formatting import quantity
 from lab.methods import Context
 from lab.models import weights
 from lab.models.context_length import text_length
@@ -194,7 +195,8 @@ class Attempt:
             if before and is_same and before.get(key) != facts[key]:
                 raise LabError(
                     f"The data of '{self.spec.data.dataset}' has changed since the last attempt "
-                    f"({before.get('examples')} examples then, {facts['examples']} now).",
+                    f"({quantity(before.get('examples'), 'example')} then, "
+                    f"{facts['examples']} now).",
                     "Put the file back as it was, or start a new run; a newer lab may also "
                     "learn other tokens of the same file.",
                 )

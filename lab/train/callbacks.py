@@ -230,7 +230,8 @@ class RunCallback:
             return False
         self.telemetry.warn(
             f"Early stopping at step {self.used.step}: evaluation loss has not improved on "
-            f"{self.best_loss:.4f} for {self.evals_without_improvement} evaluations."
+            f"{self.best_loss:.4f} for "
+            f"{formatting.quantity(self.evals_without_improvement, 'evaluation')}."
         )
         return True
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lab.formatting import quantity
 from lab.library_imports import import_peft
 from lab.methods import Method
 from lab.methods.parts.adapter_files import CONFIG
@@ -65,7 +66,7 @@ class ResultProof:
             return f"Nothing reads {', '.join(self.unused_tensors[:3])} of the result."
         if self.zero_rows:
             name, count = next(iter(self.zero_rows.items()))
-            return f"{count} rows of {name} in the result are zero: they have learned nothing."
+            return f"{quantity(count, 'row')} of {name} in the result learned nothing: all zeros."
         return ""
 
 
@@ -210,7 +211,7 @@ def _unused(folder: Path, loaded: Any, method: Method, size: int) -> list[str]:
     if method.saves_whole_model:  # some architectures are written under other names than they have
         numbers = sum(torch.Size(tensor.shape).numel() for tensor in stored.values())
         buffers = sum(buffer.numel() for buffer in loaded.buffers())
-        return [f"{numbers - size:,} numbers"] if numbers > size + buffers else []
+        return [quantity(numbers - size, "number")] if numbers > size + buffers else []
     if not isinstance(loaded, peft.PeftModel) or not (folder / CONFIG).exists():
         return []  # the lab's own reading holds every name against the model
     state = peft.get_peft_model_state_dict(loaded, save_embedding_layers=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.runs import resume_settings
 from lab.train import checkpoint
@@ -19,7 +20,7 @@ def newest_checkpoint(run: RunDir, telemetry: Telemetry) -> Checkpoint | None:
         telemetry.warn(f"Skipped a checkpoint: {reason}")
     if saved is None and skipped:
         raise LabError(
-            f"None of the {len(skipped)} checkpoints is complete: {' '.join(skipped)}",
+            f"None of {quantity(len(skipped), 'checkpoint')} is complete: {' '.join(skipped)}",
             "Resume with '--incomplete' to continue from the newest weights without the lost "
             "optimizer or RNG state, or start a new run.",
         )

@@ -21,6 +21,7 @@ from typing import Any
 
 from lab import paths
 from lab.errors import Problem
+from lab.formatting import quantity
 from lab.spec import RunSpec
 
 PROJECT = "finetune-lab"
@@ -107,7 +108,9 @@ class _Tracker:
         waiting = sum(record is not None for record in list(self._records.queue))
         self._lost += waiting + self._thread.is_alive()  # it hangs with one in its hands
         if self._lost:
-            self._warn(f"{self.name} did not get {self._lost:,} records; metrics.jsonl has all.")
+            self._warn(
+                f"{self.name} did not get {quantity(self._lost, 'record')}; metrics.jsonl has all."
+            )
 
     def _work(self) -> None:
         tracker = None

@@ -16,7 +16,7 @@ from lab.recent import Recent
 from lab.ui import claim_links
 from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, run_action
-from lab.ui.waiting import BackgroundJob
+from lab.ui.waiting import BackgroundJob, failure
 
 EARLIEST = datetime.date(2000, 1, 1)  # of a price
 
@@ -134,21 +134,20 @@ def printed_figures() -> None:
     job = _printed.get_or(
         "printed",
         lambda: PrintedFiguresJob().start(),
-        is_stale=lambda job: job.is_stale or job.error is not None,
+        is_stale=lambda job: job.is_stale,
     )
     was_complete = job.is_complete
 
     @fragment(run_every=None if was_complete else 1.0)
     def table() -> None:
         job.look("advise.printed")
-        if job.error is not None:
-            st.error(escape_markdown(str(job.error)), icon=":material/error:")
-        elif not job.is_complete:
+        failure(job, "advise.printed")
+        if not job.is_complete:
             st.skeleton(height=300)
             st.caption("Forecasting 7B, 13B and 70B models …")
-        else:
+        elif job.error is None:
             _printed_table(job.rows)
-        if job.is_complete and not was_complete and job.error is None:  # it would ask again
+        if job.is_complete and not was_complete:
             st.rerun()
 
     table()
@@ -185,20 +184,19 @@ def cards(advice: Recommendation) -> None:
     job = _hardware.get_or(
         f"{advice.case} {advice.approach}",
         lambda: HardwareJob(advice).start(),
-        is_stale=lambda job: job.is_stale or job.error is not None,
+        is_stale=lambda job: job.is_stale,
     )
     was_complete = job.is_complete
 
     @fragment(run_every=None if was_complete else 0.5)
     def table() -> None:
         job.look("advise.cards")
-        if job.error is not None:
-            st.error(escape_markdown(str(job.error)), icon=":material/error:")
-        elif job.is_complete:
-            _cards(advice, job)
-        else:
+        failure(job, "advise.cards")
+        if not job.is_complete:
             st.skeleton(height=420)
-        if job.is_complete and not was_complete and job.error is None:  # it would ask again
+        elif job.error is None:
+            _cards(advice, job)
+        if job.is_complete and not was_complete:
             st.rerun()
 
     table()

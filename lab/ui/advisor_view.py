@@ -17,7 +17,7 @@ from lab.recent import Recent
 from lab.spec import SECTIONS
 from lab.ui import claim_links
 from lab.ui.markdown_safety import escape_markdown
-from lab.ui.waiting import BackgroundJob
+from lab.ui.waiting import BackgroundJob, failure
 
 
 class AdviceJob(BackgroundJob):
@@ -48,20 +48,16 @@ _jobs: Recent[str, AdviceJob] = Recent(64)
 def job_for(case: AdviceCase) -> AdviceJob:
     """Begun at the first look, and shared by all who look."""
     key = json.dumps(dataclasses.asdict(case), sort_keys=True)
-    return _jobs.get_or(
-        key,
-        lambda: AdviceJob(case).start(),
-        is_stale=lambda job: job.is_stale or job.error is not None,
-    )
+    return _jobs.get_or(key, lambda: AdviceJob(case).start(), is_stale=lambda job: job.is_stale)
 
 
 def recommendation(job: AdviceJob) -> None:
     """The card at the right: what to do, whether it fits, how long and for how much."""
     st.caption("RECOMMENDED")
     advice = job.advice
+    failure(job, "advise")
     if advice is None:
         if job.error is not None:
-            st.error(escape_markdown(str(job.error)), icon=":material/error:")
             return
         st.skeleton(height=190)
         st.caption("Forecasting full, LoRA and QLoRA on this hardware …")

@@ -58,7 +58,7 @@ def machine() -> None:
     facts = _machine()
     peak = finite_number((read_object(this_machine.machine_file()) or {}).get("cpu_peak_flops"))
     rows = [
-        ("memory", "CPU", f"{facts.processor}, {facts.cores} cores"),
+        ("memory", "CPU", f"{facts.processor}, {formatting.quantity(facts.cores, 'core')}"),
         (
             "memory_alt",
             "Memory",

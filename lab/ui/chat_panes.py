@@ -14,6 +14,7 @@ from lab.chat import models as chat_models
 from lab.chat.answers import AnswerReceipt, ProofRecord
 from lab.chat.conversations import MAX_MODELS, Chat
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.runs import index, outcomes
 from lab.runs.colours import NAMES
 from lab.ui import adapter_field, colours
@@ -204,8 +205,8 @@ def _facts(name: str, chat: Chat | None) -> None:
     if last.kept_tokens:
         read = last.prompt_tokens - last.kept_tokens
         st.caption(
-            f"{read:,} of {last.prompt_tokens:,} prompt tokens were new; the others come from the "
-            "prompt cache"
+            f"New: {read:,} of {quantity(last.prompt_tokens, 'prompt token')}; the others come "
+            "from the prompt cache"
         )
     for line in proof_lines(AnswerReceipt.from_json(last.receipt)):
         st.caption(line)
@@ -226,7 +227,7 @@ def proof_lines(receipt: AnswerReceipt) -> list[str]:
         icon = ":material/check:" if whole else ":material/warning:"
         lines.append(
             f"{icon} The trained weights are in the model: {proof.tensors_loaded} of "
-            f"{proof.tensors} tensors; logits differ from the base's "
+            f"{quantity(proof.tensors, 'tensor')}; logits differ from the base's "
             f"by up to {_two_digits(proof.effect)}"
         )
     return lines

@@ -107,7 +107,7 @@ def summary(values: dict[str, Any]) -> str:
         parts.append(f"seed {values['seed']}")
     if values["repetition_penalty"] != 1:
         parts.append(f"repetition penalty {values['repetition_penalty']:g}")
-    parts.append(f"{values['max_tokens']} new tokens")
+    parts.append(formatting.quantity(values["max_tokens"], "new token"))
     if values["stop"]:
         parts.append("stop at " + ", ".join(escape_markdown(repr(text)) for text in values["stop"]))
     system = values["system_prompt"]

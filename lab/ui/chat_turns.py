@@ -86,7 +86,7 @@ def _question(text: str) -> None:
         st.markdown(escape_lines(text))
         return
     st.markdown(f"{escape_lines(text[:LONG_QUESTION])} …")
-    with st.expander(f"All {len(text):,} characters", type="compact"):
+    with st.expander(f"All {formatting.quantity(len(text), 'character')}", type="compact"):
         st.code(str(plain(text)), language=None, wrap_lines=True, height=300)
 
 

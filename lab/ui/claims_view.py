@@ -17,7 +17,7 @@ from lab.advise.claims import Claim, Finding, Ruling, Sum
 from lab.recent import Recent
 from lab.ui import claim_experiment, links
 from lab.ui.markdown_safety import escape_markdown, user_errors
-from lab.ui.waiting import BackgroundJob
+from lab.ui.waiting import BackgroundJob, failure
 
 ICONS = {
     Ruling.CONFIRMED: "check_circle",
@@ -70,7 +70,7 @@ class FindingsJob(BackgroundJob):
     def is_stale(self) -> bool:
         is_old = self.is_complete and time.monotonic() - self.began > STALE_S
         has_changed = self.tests != experiments.state()
-        return super().is_stale or self.error is not None or is_old or has_changed
+        return super().is_stale or is_old or has_changed
 
 
 _jobs: Recent[str, FindingsJob] = Recent(1)
@@ -266,8 +266,7 @@ def panel(claim: Claim, finding: Finding | None) -> None:
 
 def progress(job: FindingsJob) -> None:
     """How far the values have come; nothing once they are all there."""
-    if job.error is not None:
-        st.error(escape_markdown(str(job.error)), icon=":material/error:")
-    elif job.is_first and not job.is_complete:
+    failure(job, "claims")
+    if job.is_first and not job.is_complete:
         done, count = len(job.findings), len(claims.all_claims())
         st.progress(done / count, text=f"Computing: {done} of {count} claims")

@@ -20,7 +20,7 @@ from lab.compare.curves import (
     measures_of,
     standings,
 )
-from lab.formatting import signed
+from lab.formatting import quantity, signed
 from lab.runs.metric_series import ema
 from lab.ui import chart_style, colours, compare_point
 from lab.ui.chart_style import End, View, figure, finish, is_dark, level, line
@@ -89,7 +89,7 @@ def _curves(shown: list[Contestant], with_base: bool) -> None:
     ranks = standings(curves, at, better)
     changes = lead_changes(curves, better) if better else None
     words = sentence(ranks, by_id, at / scale, unit, changes, scale)
-    alt = f"{MEASURE_TITLES[key][0]} of {len(curves)} runs over {TITLES[by].lower()}"
+    alt = f"{MEASURE_TITLES[key][0]} of {quantity(len(curves), 'run')} over {TITLES[by].lower()}"
     _pass_clicks_on(chart)
     with slot:  # a click belongs to what is drawn: another axis has none
         event = chart_style.show(chart, f"compare.chart.{key}.{by}", alt, selects=True)

@@ -13,6 +13,7 @@ from lab import dataclass_json
 from lab.background_job import JobRecord
 from lab.compare.contestants import Contestant
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.rank import measure, repair
 from lab.rank.measure import RankProgress, RankReport
@@ -79,16 +80,16 @@ def _wait(run: RunDir, other: RunDir | None) -> None:
     if not isinstance(progress, RankProgress) or progress.error:
         st.rerun()
         return
-    matrices = f" · {progress.done} matrices" if progress.done else ""
+    matrices = f" · {quantity(progress.done, 'matrix', 'matrices')}" if progress.done else ""
     st.markdown(f":material/progress_activity: {escape_markdown(progress.phase)}{matrices}")
 
 
 def _report(report: RankReport, contestant: Contestant) -> None:
     st.markdown(f"#### {name_of(contestant)} needed r ≈ {report.needed} of {report.rank}")
     st.caption(
-        f"{len(report.matrices)} matrices; {report.needed} singular values of each keep "
+        f"{quantity(len(report.matrices), 'matrix', 'matrices')}; "
         f"{100 * report.threshold:g} % of the energy (sum of squared singular values) of all "
-        "updates together."
+        f"updates together takes {quantity(report.needed, 'singular value')} of each."
     )
     dark = is_dark()
     grid = st.grid(2, min_column_width=380, gap="small", border=True)
@@ -144,7 +145,8 @@ def _repaired(job: JobRecord) -> None:
         return
     before, after = outcome.before, outcome.after
     st.markdown(
-        f"{outcome.intruders} intruder dimensions in {outcome.matrices} matrices were reduced: "
+        f"{quantity(outcome.intruders, 'intruder dimension')} in "
+        f"{quantity(outcome.matrices, 'matrix', 'matrices')} reduced: "
         f"evaluation loss {shown_loss(before.loss)} → **{shown_loss(after.loss)}**, "
         f"forgetting {shown_loss(before.forgetting)} → "
         f"**{shown_loss(after.forgetting)}** nats per token."

@@ -9,6 +9,7 @@ from lab import paths
 from lab.chat.conversations import MAX_MODELS
 from lab.compare.contestants import MAX_SHOWN, Contestant, contestants
 from lab.errors import LabError
+from lab.formatting import quantity
 from lab.paths import RunDir
 from lab.runs import index
 from lab.runs.index import RunSummary
@@ -56,7 +57,7 @@ def chosen() -> list[RunDir]:
                 go(runs)
     if len(runs) > MAX_RUNS:
         st.warning(
-            f"{len(runs)} runs are named; the first {MAX_RUNS} are shown.",
+            f"{quantity(len(runs), 'run')} are named; the first {MAX_RUNS} are shown.",
             icon=":material/warning:",
         )
     return runs[:MAX_RUNS]
@@ -173,7 +174,7 @@ def pills(those: list[Contestant]) -> tuple[list[Contestant], bool]:
 
 def base_label(those: list[Contestant]) -> str:
     names = list(dict.fromkeys(titles.model(each.first.entry.model) for each in those))
-    name = names[0] if len(names) == 1 else f"{len(names)} base models"
+    name = names[0] if len(names) == 1 else f"{quantity(len(names), 'base model')}"
     return f"{colours.BASE_DOT} **{escape_markdown(name)}** · base model"
 
 
@@ -182,7 +183,7 @@ def _pill(contestant: Contestant) -> str:
     parts = [f"**{name_of(contestant)}**"]
     parts.append(escape_markdown(titles.method(contestant.first.entry.method_options)))
     if len(contestant.runs) > 1:
-        parts.append(f"{len(contestant.runs)} seeds")
+        parts.append(f"{quantity(len(contestant.runs), 'seed')}")
     if not contestant.has_ended:
         parts.append(contestant.first.entry.status.state)
     if loss is not None:

@@ -11,7 +11,7 @@ from lab.compare.contestants import Contestant
 from lab.compare.scored_rows import RowDifference, ScoredSet
 from lab.evals import score_job
 from lab.evals.score import TITLES
-from lab.formatting import duration
+from lab.formatting import duration, quantity
 from lab.paths import RunDir
 from lab.ui import colours, titles
 from lab.ui.compare_runs import name_of, plain_name
@@ -90,10 +90,11 @@ def _wait(runs: list[RunDir]) -> None:
 def _scores(scored: ScoredSet, shown: list[Contestant]) -> None:
     sheet = scored.sheet
     st.caption(
-        f"{len(sheet.questions):,} questions that none of the runs was trained on, answered "
-        "greedily. All figures: ↑ higher is better; 1 is all correct."
+        f"{quantity(len(sheet.questions), 'question')}, answered greedily; none of the runs was "
+        "trained on it. All figures: ↑ higher is better; 1 is all correct."
         if sheet.main != "centred_accuracy"
-        else f"{len(sheet.questions):,} multiple-choice questions; 0 is chance, 1 is all correct. ↑"
+        else f"{quantity(len(sheet.questions), 'multiple-choice question')}; 0 is chance, 1 "
+        "is all correct. ↑"
     )
     table: dict[str, list[str]] = {"": [_heading(name, shown) for name in scored.models]}
     for key in scored.figures:

@@ -10,6 +10,7 @@ from lab.compare.contestants import Contestant
 from lab.compare.curves import HIGHER, LOWER
 from lab.compare.figures import figure_rows
 from lab.compare.settings_diff import SettingRow, setting_rows
+from lab.formatting import quantity
 from lab.ui import colours, compare_price, titles
 from lab.ui.chart_style import is_dark
 from lab.ui.compare_runs import name_of, plain_name
@@ -88,7 +89,7 @@ def settings_table(shown: list[Contestant]) -> None:
     if len(shown) < 2:
         st.caption("Choose a second run to see what differs.")
         return
-    st.caption(f"{len(same)} settings are the same.")
+    st.caption(f"The same for all: {quantity(len(same), 'setting')}.")
     shows_all = st.toggle("Show them", key="compare.settings.all")
     listed = differing + (same if shows_all else [])
     if not listed:

@@ -7,6 +7,7 @@ import streamlit as st
 from lab.compare.contestants import Contestant
 from lab.compare.equal_terms import EqualTerms, equal_terms
 from lab.compare.verdict import ComparisonVerdict, verdict
+from lab.formatting import quantity
 from lab.ui import links
 from lab.ui.compare_runs import name_of
 from lab.ui.markdown_safety import escape_markdown
@@ -39,7 +40,7 @@ def about(shown: list[Contestant], is_part: bool) -> str:
     parts = ["VERDICT"]
     losses = next((run.losses for each in shown for run in each.runs if run.losses), None)
     if losses is not None:
-        parts.append(f"{len(losses.tokens):,} held-out examples")
+        parts.append(quantity(len(losses.tokens), "held-out example"))
     seeds = {len(each.runs) for each in shown}
     if len(seeds) == 1 and seeds != {1}:
         parts.append(f"{seeds.pop()} seeds each")
@@ -68,7 +69,7 @@ def _terms(terms: EqualTerms, shown: list[Contestant]) -> None:
     for reason in terms.unequal[:REASONS]:
         st.markdown(f":red[:material/close: {reason}]")
     if rest := len(terms.unequal[REASONS:]):
-        st.caption("and 1 more reason" if rest == 1 else f"and {rest} more reasons")
+        st.caption(f"and {quantity(rest, 'more reason')}")
     remarks = [remark for remark in terms.remarks if "not tuned" not in remark]
     text = " ".join(part for part in [terms.same, *remarks] if part)
     if not terms.is_tuned:

@@ -72,7 +72,8 @@ def _built_in() -> str:
     card = datasets[chosen].card
     st.caption(
         escape_markdown(
-            f"{card['rows']} rows, {card['format']}, {card['license']}. {card['summary']}"
+            f"{formatting.quantity(card['rows'], 'row')}, {card['format']}, "
+            f"{card['license']}. {card['summary']}"
         )
     )
     return chosen

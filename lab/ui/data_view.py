@@ -19,7 +19,6 @@ from lab.data.preview_types import (
     ExampleCounts,
     FirstBatch,
     InvalidRows,
-    SimilarPair,
     TemplateView,
     Token,
 )
@@ -129,6 +128,12 @@ def _more(dataset: Dataset) -> dict[str, Any]:
             "Held-out fraction", 0.0, 0.9, float(dataset.card.get("eval_fraction", 0.05)), 0.05,
             key=f"data.fraction.{dataset.id}", persist_state="session",
         )  # fmt: skip
+        held_out = st.text_input(
+            "Evaluation dataset", "", key="data.held_out", persist_state="session",
+            placeholder="none: the held-out fraction of this dataset",
+            help="A separate dataset for the evaluation loss: a path, or an ID such as "
+            "builtin:made-up-facts@held-out. Its examples are looked for among those that train.",
+        )  # fmt: skip
         system = st.text_area(
             "System prompt", dataset.system_prompt, height=80, max_chars=20_000,
             key=f"data.system.{dataset.id}", persist_state="session",
@@ -145,6 +150,8 @@ def _more(dataset: Dataset) -> dict[str, Any]:
         "on_invalid_row": bad,
         "eval_fraction": float(fraction),
     }
+    if evaluation := held_out.strip():
+        data |= {"eval_dataset": evaluation, "eval_fraction": 0.0}
     if system != dataset.system_prompt:
         data["system_prompt"] = system
     slots = [part.partition("=") for part in filled.split(";") if "=" in part]
@@ -206,8 +213,8 @@ def load_preview(spec: dict[str, Any]) -> DatasetPreview | None:
         persist_state="session",
         label_visibility="collapsed",
     )
-    changed = file_identity(catalog.resolve(spec["data"]["dataset"]).path)
     try:
+        changed = _identities(spec)
         preview = _preview(spec, max_examples, changed)
         if preview.tokenizer_bytes is None:
             return preview
@@ -222,6 +229,13 @@ def load_preview(spec: dict[str, Any]) -> DatasetPreview | None:
     except LabError as error:
         tell(error)
     return None
+
+
+def _identities(spec: dict[str, Any]) -> tuple[int, ...]:
+    """Of the files that a preview reads. Raises LabError where one is missing."""
+    data = spec["data"]
+    names = filter(None, (data["dataset"], data.get("eval_dataset")))
+    return tuple(number for name in names for number in file_identity(catalog.resolve(name).path))
 
 
 def show_counts(preview: DatasetPreview) -> None:
@@ -243,7 +257,7 @@ def show_counts(preview: DatasetPreview) -> None:
         (
             "Leakage",
             f"{counts.leaks:,}",
-            "Held-out examples that (nearly) repeat a training example.",
+            f"Held-out examples that (nearly) repeat a training example, of {counts.held_out:,}.",
         ),
     ]
     grid = st.grid(3, min_column_width=120)
@@ -345,7 +359,7 @@ def show_packed(preview: DatasetPreview, length: int, view: View) -> None:
         return
     chart_style.show(
         charts.packed(preview.packed, length, view), "data.packed",
-        f"{len(preview.packed)} packed sequences and the examples in each",
+        f"{quantity(len(preview.packed), 'packed sequence')} and the examples in each",
     )  # fmt: skip
     st.caption(
         "Each bar is one packed sequence; its segments are examples that cannot attend to each "
@@ -356,23 +370,6 @@ def show_packed(preview: DatasetPreview, length: int, view: View) -> None:
 def show_lengths(preview: DatasetPreview, length: int, view: View) -> None:
     chart = charts.lengths(preview.lengths, length, view)
     chart_style.show(chart, "data.lengths", "Number of examples by length in tokens")
-
-
-def show_duplicates(pairs: Sequence[SimilarPair], empty: str) -> None:
-    """Two rows side by side, for each pair that resembles another."""
-    if not pairs:
-        st.success(empty, icon=":material/check_circle:")
-        return
-    table = [
-        {
-            "rows": " and ".join(map(str, pair.rows)),
-            "similarity": pair.similarity,
-            "first": pair.texts[0],
-            "second": pair.texts[1],
-        }
-        for pair in pairs
-    ]
-    st.dataframe(plain(table), hide_index=True, width="stretch")
 
 
 def show_invalid_rows(invalid: Sequence[InvalidRows]) -> None:

@@ -18,7 +18,7 @@ from lab.ui import chart_style, hub_fields, memory_charts
 from lab.ui.chart_style import View, figure, is_dark
 from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown
-from lab.ui.waiting import BackgroundJob
+from lab.ui.waiting import BackgroundJob, failure
 
 DEBOUNCE_S = 1.5  # if the form is not polled for this long, its values have changed
 
@@ -32,12 +32,6 @@ class EstimateJob(BackgroundJob):
         self.spec = spec
         self.estimate: Forecast | None = None
         self.seen_at = time.monotonic()
-
-    @property
-    def problem(self) -> str:
-        if isinstance(self.error, SpecError):  # each stands beside its field after a check
-            return "Fix the problems in the form to see the memory estimate."
-        return str(self.error or "")
 
     def ask(self) -> None:
         self.estimate = planner.estimate(self.spec, shadow=False)
@@ -87,10 +81,15 @@ def show(job: EstimateJob, view: View, side: str = "") -> None:
     with st.container(border=True):
         st.caption(f"MEMORY {escape_markdown(side)}".upper().strip())
         if forecast is None:
-            message = escape_markdown(job.problem) if job.is_complete else ""
-            st.markdown(f":gray[{message or 'Reading the model configuration …'}]")
+            if isinstance(job.error, SpecError):  # each stands beside its field after a check
+                st.markdown(":gray[Fix the problems in the form to see the memory estimate.]")
+            elif not job.is_complete:
+                st.markdown(":gray[Reading the model configuration …]")
+            else:
+                failure(job, f"new.forecast.{side}")
             return
-        _memory(forecast, view, side)
+        _memory(forecast, view, side, is_complete=job.is_complete)
+        failure(job, f"new.forecast.{side}")
         if words := hub_fields.download_in_words(forecast.download):
             st.markdown(words)
     if forecast.runtime:
@@ -99,13 +98,12 @@ def show(job: EstimateJob, view: View, side: str = "") -> None:
             _time(forecast.runtime, forecast.disk)
 
 
-def _memory(forecast: Forecast, view: View, side: str) -> None:
+def _memory(forecast: Forecast, view: View, side: str, *, is_complete: bool) -> None:
     memory, free_bytes = forecast.memory, forecast.device_bytes
     basis = memory.how.in_words
     if memory.how is How.OUTLINE:
-        basis = (
-            "estimate with a margin" if memory.has_margin else "quick estimate; tracing one step …"
-        )
+        basis = "quick estimate" if is_complete else "quick estimate; tracing one step …"
+        basis = "estimate with a margin" if memory.has_margin else basis
     room = f" of {free_bytes / 1e9:.1f}" if free_bytes else ""
     st.markdown(
         f"#### {memory.peak_bytes / 1e9:.1f}{room} GB :small[:gray[peak in the "

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from lab.atomic_files import finite_number
-from lab.formatting import duration, percent
+from lab.formatting import duration, percent, quantity
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.metric_series import MetricSeries, series_of
@@ -44,7 +44,8 @@ def behaviour_in_words(series: MetricSeries) -> str:
     ended, base_ended, tokens, base_tokens = (float(value or 0.0) for value in values)
     return (
         f"Answers to six general prompts that end by themselves: **{100 * ended:.0f} %** (base "
-        f"{100 * base_ended:.0f} %); mean length **{tokens:.0f} tokens** (base {base_tokens:.0f})."
+        f"{100 * base_ended:.0f} %); mean length **{quantity(tokens, 'token')}** (base "
+        f"{base_tokens:.0f})."
     )
 
 

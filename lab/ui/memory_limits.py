@@ -16,7 +16,7 @@ from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown
 from lab.ui.memory_settings import Setting
 from lab.ui.method_estimates import spec_of
-from lab.ui.waiting import BackgroundJob
+from lab.ui.waiting import BackgroundJob, failure
 
 
 class LimitsJob(BackgroundJob):
@@ -27,10 +27,6 @@ class LimitsJob(BackgroundJob):
         super().__init__()
         self.settings, self.device = settings, device
         self.limits: dict[str, FitLimits] = {}
-
-    @property
-    def is_stale(self) -> bool:
-        return super().is_stale or self.error is not None
 
     def ask(self) -> None:
         for method in methods.standard_methods():
@@ -69,16 +65,14 @@ def show(settings: list[Setting]) -> None:
         for setting, job in zip(sized, jobs, strict=True):
             job.look(f"limits{setting.letter}")
             _draw(setting, job)
-        # a page that is run again asks again what failed: not by itself, or it would never end
-        if all(job.is_complete and not job.error for job in jobs) and not were_complete:
+        if all(job.is_complete for job in jobs) and not were_complete:
             st.rerun()
 
     draw()
 
 
 def _draw(setting: Setting, job: LimitsJob) -> None:
-    if job.error is not None:
-        st.error(escape_markdown(f"{setting.prefix}{job.error}"), icon=":material/error:")
+    failure(job, f"limits{setting.letter}", setting.prefix)
     limits = dict(job.limits)
     total = len(methods.standard_methods())
     if not job.is_complete:

@@ -18,6 +18,7 @@ from lab.ui.markdown_safety import escape_markdown, plain, user_errors
 from lab.ui.memory_charts import Bars
 from lab.ui.memory_settings import Setting
 from lab.ui.method_estimates import spec_of
+from lab.ui.waiting import failure
 
 TABS = ("Figures", "What still fits", "Fastest settings", "Rules of thumb", "Measured runs")
 # a listed config of each size that the published table speaks of
@@ -35,14 +36,13 @@ def show(settings: list[Setting], view: View, *, rules: bool) -> None:
     shown = [bars for bars in map(bars_of, settings) if bars.rows]
     for setting in settings:
         estimates = setting.estimates
+        failure(estimates, f"methods{setting.letter}", setting.prefix)
         if estimates.rows():
             continue
-        if estimates.error or estimates.is_complete:
-            reason = str(estimates.error or "") or next(
-                iter(estimates.refused.values()), "no method supports this model"
-            )
+        if estimates.error is None and estimates.is_complete:
+            reason = next(iter(estimates.refused.values()), "no method supports this model")
             st.error(escape_markdown(f"{setting.prefix}{reason}"), icon=":material/error:")
-        else:
+        elif not estimates.is_complete:
             st.info(f"{setting.prefix}Reading the model …", icon=":material/hourglass_top:")
     if not shown:
         return
@@ -113,7 +113,8 @@ def _fitting(bars: Bars) -> str:
         return ""
     letter = f"{bars.letter}: " if bars.letter else ""
     return (
-        f"{letter}{sum(verdict is True for verdict in verdicts)} of {len(verdicts)} methods fit "
+        f"{letter}{sum(verdict is True for verdict in verdicts)} of "
+        f"{formatting.quantity(len(verdicts), 'method')} {'fits' if len(verdicts) == 1 else 'fit'} "
         f"into {escape_markdown(bars.device_name)} ({formatting.size(bars.device_bytes)})."
     )
 

@@ -33,10 +33,6 @@ class MethodEstimates(BackgroundJob):
         self.estimates: dict[str, Forecast] = {}
         self.refused: dict[str, str] = {}
 
-    @property
-    def is_stale(self) -> bool:
-        return super().is_stale or self.error is not None
-
     def ask(self) -> None:
         for shadow in (False, True):
             self._ask_all(shadow)

@@ -22,7 +22,7 @@ from lab.recent import Recent
 from lab.ui import form
 from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown, plain, tell
-from lab.ui.waiting import BackgroundJob
+from lab.ui.waiting import BackgroundJob, failure
 
 SIZES = {
     "up to 1 B": (0.0, 1e9),
@@ -169,6 +169,7 @@ def _catalogue(text: str) -> str | None:
     def table() -> None:
         job = _needs_job()
         job.look("picker")
+        failure(job, "picker")
         shown = _matching(job, text, sizes or [], only_fitting)
         if shown:
             st.session_state["pick.chosen"] = _table(job, shown)
@@ -273,9 +274,10 @@ def _hub(text: str) -> str | None:
 
 def _results(job: SearchJob) -> None:
     waited = time.monotonic() - job.begun
+    failure(job, "picker.hub")
     if job.error is not None:
-        st.warning(escape_markdown(str(job.error)), icon=":material/cloud_off:")
-    elif not job.is_complete and waited >= MAX_SEARCH_S:
+        return
+    if not job.is_complete and waited >= MAX_SEARCH_S:
         st.warning(f"The Hub did not answer within {MAX_SEARCH_S:.0f} s, or was stopped.")
     elif not job.is_complete:
         with st.container(horizontal=True, vertical_alignment="center"):

@@ -242,7 +242,10 @@ def data_card() -> None:
     hub_fields.fetch_panel(str(current or ""))
     chosen = known.get(str(current))
     if chosen is not None:
-        st.caption(f"{chosen.card['rows']} examples. {escape_markdown(chosen.card['summary'])}")
+        st.caption(
+            f"{formatting.quantity(chosen.card['rows'], 'example')}. "
+            f"{escape_markdown(chosen.card['summary'])}"
+        )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link(
             links.page("data"), label="Preview examples and tokens", icon=":material/visibility:",

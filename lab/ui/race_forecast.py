@@ -15,10 +15,10 @@ from lab.errors import LabError, SpecError
 from lab.preflight.client import planner
 from lab.recent import Recent
 from lab.runs import colours as run_colours
-from lab.ui import colours, links, race_form, submit
+from lab.ui import colours, links, race_form, submit, waiting
 from lab.ui.fragments import fragment
 from lab.ui.markdown_safety import escape_markdown
-from lab.ui.waiting import BackgroundJob, wait
+from lab.ui.waiting import BackgroundJob, failure, wait
 
 STARTING, ERROR = "race.starting", "race.error"
 
@@ -35,7 +35,7 @@ class ContestantCheck(BackgroundJob):
     def problem(self) -> str:
         if isinstance(self.error, SpecError):
             return " ".join(problem.message for problem in self.error.problems)
-        return str(self.error or "")
+        return waiting.in_words(self.error) if self.error else ""
 
     def ask(self) -> None:
         self.checked = planner.check(self.spec)
@@ -69,7 +69,7 @@ def rows() -> dict[str, ContestantCheck]:
             if check is not None:
                 check.look(f"race {row}")
             with line.container(width="stretch"):
-                _cost(check)
+                _cost(check, row)
             line.button(
                 ":material/close:", key=f"race.remove.{row}",
                 help=f"Remove {escape_markdown(name)}", type="tertiary", disabled=len(ids) <= 2,
@@ -84,12 +84,14 @@ def rows() -> dict[str, ContestantCheck]:
     return checks
 
 
-def _cost(check: ContestantCheck | None) -> None:
+def _cost(check: ContestantCheck | None, row: int) -> None:
     """Time, memory, size and whether it fits."""
     if check is None:
         st.markdown(":gray[–]")
     elif not check.is_complete:
         st.markdown(":gray[Checking …]")
+    elif check.error is not None and not isinstance(check.error, SpecError):
+        failure(check, f"race.check.{row}", "left out: ")
     elif check.checked is None:
         st.markdown(f":red[:material/error: left out: {escape_markdown(check.problem)}]")
     else:

@@ -82,7 +82,7 @@ def facts(ready: ReadyRace) -> str:
         machine = known.machine.partition(",")[0]
         seeds = max(len(each.seeds) for each in known.contestants)
         parts.append(
-            f"measured with {known.budget} and {seeds} seeds in "
+            f"measured with {known.budget} and {formatting.quantity(seeds, 'seed')} in "
             f"{known.minutes:.0f} min on {machine}"
         )
     return " · ".join(parts)

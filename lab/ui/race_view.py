@@ -197,7 +197,7 @@ def _curves(race: Race) -> None:
         st.caption("EVALUATION LOSS")
         chart_style.show(
             finish(chart, ends), "race.curves",
-            f"Evaluation losses of {len(ends)} runs of the race over {unit}",
+            f"Evaluation losses of {formatting.quantity(len(ends), 'run')} of the race over {unit}",
         )  # fmt: skip
 
 

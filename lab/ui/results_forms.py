@@ -200,8 +200,9 @@ def _pushed(job: JobRecord) -> None:
     kind = "private" if commit.get("is_private") else "public"
     st.markdown(
         f":green[:material/verified:] {escape_markdown(commit.get('url'))}, {kind}: "
-        f"{commit.get('verified')} of {commit.get('files')} files have the same hashes on the Hub "
-        f"as here ({formatting.size(finite_number(commit.get('bytes')))})."
+        f"{commit.get('verified')} of {formatting.quantity(commit.get('files'), 'file')}: the "
+        "same hash on the "
+        f"Hub as here ({formatting.size(finite_number(commit.get('bytes')))})."
     )
 
 

@@ -253,13 +253,16 @@ def _proof(kind: str, weight_type: str, job: JobRecord) -> None:
             "KL divergence", "–" if kl is None else f"{kl:.2g}", kl,
             finite_number(bounds.get("kl")), "{:.2g} nats per token",
         )  # fmt: skip
-    rows = f"{proof['rows']} rows ({proof['rows_from']}), " if proof.get("rows") else ""
+    rows = ""
+    if proof.get("rows"):
+        rows = f"{formatting.quantity(proof['rows'], 'row')} ({proof.get('rows_from') or '–'}), "
+    tokens = formatting.quantity(proof.get("tokens"), "token")
     versions = ", ".join(f"{name} {text}" for name, text in part(proof, "versions").items())
     base = f" · base in {proof['base']}" if proof.get("base") else ""
     took = f" · took {formatting.duration(job.seconds)}"
     st.caption(
         escape_markdown(
-            f"{rows}{proof.get('tokens')} tokens{base} · {formatting.when(job.ended)}{took}"
+            f"{rows}{tokens}{base} · {formatting.when(job.ended)}{took}"
             + (f" · {versions}" if versions else "")
         )
     )

@@ -40,13 +40,14 @@ def show(dataset_id: str) -> None:
             icon=":material/search:", live=True, on_change=_fold, **fold,
         )  # fmt: skip
         if query and rows and table.is_whole:
-            label = f"Drop these {len(rows):,} rows" if len(rows) > 1 else "Drop this row"
+            label = f"Drop these {quantity(len(rows), 'row')}" if len(rows) > 1 else "Drop this row"
             st.button(
                 label, icon=":material/delete:", key="data.rows.drop", on_click=_drop, **fold,
             )  # fmt: skip
     if not table.is_whole:
         st.info(
-            f"These are the first {len(table.records):,} rows that can be read. Editing needs all "
+            f"Only the first {quantity(len(table.records), 'row')} can be read here. Editing "
+            "needs all "
             f"rows, {row_table.MAX_ROWS:,} at most: edit the file itself.",
             icon=":material/info:",
         )

@@ -79,7 +79,10 @@ def _chat(entries: list[RunSummary]) -> None:
     if missing:
         reason = f"{_name(missing[0])} has no trained model yet."
     elif len(models) > MAX_MODELS:
-        reason = f"{len(models)} models with the base; the chat takes {MAX_MODELS} at most."
+        reason = (
+            f"{formatting.quantity(len(models), 'model')} with the base; the chat takes "
+            f"{MAX_MODELS} at most."
+        )
     if st.button(
         "Chat", icon=":material/forum:", key="runs.chat", disabled=reason is not None,
         help=reason or "Ask the base and the selected runs the same question.",
@@ -120,7 +123,7 @@ def _tag(entries: list[RunSummary]) -> None:
 
 def _delete(entries: list[RunSummary]) -> None:
     size = formatting.size(sum(outcome(folder(entry)).bytes for entry in entries))
-    subject = "this run" if len(entries) == 1 else f"{len(entries)} runs"
+    subject = "this run" if len(entries) == 1 else formatting.quantity(len(entries), "run")
     st.markdown(f"Delete {subject} with checkpoints and trained model, {size}?")
     if st.button(f"Delete {subject}", icon=":material/delete:", key="runs.delete.confirm"):
         _each("Deleting", entries, lambda run, _: actions.delete(run))

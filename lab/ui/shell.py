@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lab.paths import ASSETS, ROOT
-from lab.ui import notices
+from lab.ui import notices, theme_watch
 from lab.ui.markdown_safety import user_errors
 
 PAGES = {
@@ -52,5 +52,6 @@ page = st.navigation(
     }
 )
 notices.show()
+theme_watch.watch()
 with user_errors():
     page.run()

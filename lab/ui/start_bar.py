@@ -100,8 +100,8 @@ def _what(spec: RunSpec, specs: list[dict[str, Any]]) -> str:
     train = spec.train
     names = " against ".join(f"**{escape_markdown(titles.method(s['method']))}**" for s in specs)
     limits = {
-        "max_steps": "{:,} steps".format,
-        "max_tokens": "{:,} tokens".format,
+        "max_steps": lambda steps: formatting.quantity(steps, "step"),
+        "max_tokens": lambda tokens: formatting.quantity(tokens, "token"),
         "max_seconds": formatting.duration,
         "max_flops": formatting.flops,
     }
@@ -166,7 +166,7 @@ def _queue() -> str:
     if queue.settings().paused:
         return "the queue is paused"
     if waiting:
-        return "1 run is waiting before it" if waiting == 1 else f"{waiting} runs wait before it"
+        return f"{formatting.quantity(waiting, 'run')} before it"
     return "starts after the run that trains now" if index.active_runs() else "starts at once"
 
 

@@ -11,6 +11,7 @@ from lab.compare import preference, prompt_sets, votes
 from lab.compare.vote_sentences import sentences
 from lab.compare.votes import VoteSession
 from lab.data import catalog
+from lab.formatting import quantity
 from lab.ui import chat_panes, chat_settings
 from lab.ui.markdown_safety import escape_markdown, plain, run_action
 
@@ -133,7 +134,8 @@ def _row(session: VoteSession) -> None:
 def state(session: VoteSession) -> str:
     """One line of Markdown: the verdict, or how far it is. Who leads is not told before the end."""
     if not session.is_over:
-        of = f" of {session.planned}" if session.planned else ""
-        return f"{session.num_votes}{of} votes, in progress"
+        votes = quantity(session.planned or session.num_votes, "vote")
+        of = f"{session.num_votes} of " if session.planned else ""
+        return f"{of}{votes}, in progress"
     result = preference.outcome(session)
     return escape_markdown(sentences(result, lambda name: result.titles[name])[0])

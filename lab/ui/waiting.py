@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Generic, Self, TypeVar
 from weakref import WeakValueDictionary
@@ -11,7 +12,9 @@ from weakref import WeakValueDictionary
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from lab.errors import LabError, first_line
 from lab.preflight.client import Abandoned, Asking
+from lab.ui.markdown_safety import escape_markdown, visible
 
 Answer = TypeVar("Answer")
 TICK_S = 0.3
@@ -54,8 +57,13 @@ class BackgroundJob:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a session that returns needs a new job."""
-        return self.was_abandoned or self.asking.is_cancelled
+        """Whether who looks now needs a new job. One that has failed stays for the session that
+        saw it, or every tick of its page would begin another, which fails as well; a session that
+        comes to it anew, and a click on Try again (`failure`), ask once more."""
+        if self.was_abandoned or self.asking.is_cancelled:
+            return True
+        with _lock:
+            return self.error is not None and _session() not in self._seen_by
 
     def _is_wanted(self) -> bool:
         """Whether a page looks at it, or none has yet."""
@@ -67,8 +75,7 @@ class BackgroundJob:
         """This session looks at it, at `position`; what it saw there before is given up, unless
         another session looks at that. A page that nobody has seen for a while, and whose job was
         given up for that, is drawn anew with another job."""
-        context = get_script_run_ctx()
-        session = context.session_id if context else ""
+        session = _session()
         now = time.monotonic()
         if self.was_abandoned and now - self._seen_by.get(session, now) > GONE_S:
             st.rerun()
@@ -85,6 +92,34 @@ class BackgroundJob:
             newest = max(self._seen_by.values(), default=None)
         if newest is None or time.monotonic() - newest > GONE_S:
             self.asking.cancel()
+
+
+def _session() -> str:
+    context = get_script_run_ctx()
+    return context.session_id if context else ""
+
+
+def in_words(error: Exception) -> str:
+    """What a job raised, as a sentence; a bug has no sentence of its own."""
+    if isinstance(error, LabError):
+        return str(error)
+    return f"Unexpected error: {type(error).__name__}: {first_line(error)}"
+
+
+def failure(job: BackgroundJob, key: str, prefix: str = "") -> None:
+    """Why `job` has failed, and a button that asks again; nothing where it has not. An error that
+    is no message for a person is a bug, and is shown as one."""
+    error = job.error
+    if error is None:
+        return
+    st.error(escape_markdown(f"{prefix}{in_words(error)}"), icon=":material/error:")
+    if not isinstance(error, LabError):
+        with st.expander("Traceback"):
+            lines = traceback.format_exception(error)
+            st.code(visible("".join(lines)), language=None, wrap_lines=True)
+    if st.button("Try again", key=f"{key}.again", icon=":material/refresh:"):
+        job.asking.cancel()  # so that the next look begins another
+        st.rerun()
 
 
 _lock = threading.Lock()

@@ -131,7 +131,7 @@ def test_how_a_vote_ended_is_told() -> None:
     assert "was not fixed before" in words(session_of([A, B], planned=None))
     assert "The vote is in progress" in words(session_of([A, B], ended=0.0))
     of_set = session_of([A, B], planned=5, source="a set")
-    assert "5 votes were planned; the set had no more prompts." in words(of_set)
+    assert "Planned: 5 votes; the set had no more prompts." in words(of_set)
     several = session_of([A, A, B])
     several.prompts[0].votes |= {"x": B, "y": B}
     result = preference.outcome(several)

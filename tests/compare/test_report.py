@@ -122,7 +122,7 @@ def test_the_report_shows_the_sense_the_base_and_the_best_of_each_figure(
     assert cells["Peak memory ↓"] == ["–", "3.00 GB", "2.00 GB ✓"]
     assert cells["Cost ↓"] == ["–", "0.05 USD ✓", "0.10 USD"]
     assert cells["Method"] == ["LoRA", "Full fine-tuning"] and "Seed" not in cells
-    assert "Equal terms: " in page and "settings are the same." in page
+    assert "Equal terms: " in page and "The same for all: " in page
 
 
 def test_the_report_as_json_has_fronts_and_curves_of_each(pair: list[Contestant]) -> None:

@@ -96,7 +96,7 @@ def test_a_vote_is_changed_until_the_end(lab_home: Path) -> None:
     session.vote(0, A)
     session.vote(0, TIE)
     assert session.prompts[0].votes == {"me": TIE} and session.num_votes == 1
-    with pytest.raises(LabError, match="All 1 votes are given"):
+    with pytest.raises(LabError, match="All of the planned votes are given: 1"):
         session.vote(1, A)
     with pytest.raises(LabError, match="is not a vote"):
         session.vote(0, C)
@@ -238,7 +238,7 @@ def test_an_id_is_no_path(lab_home: Path, bad: Any) -> None:
     [
         ({"prompts": None}, "cannot|not iterable|NoneType"),
         ({"prompts": ["x"]}, "str stands where"),
-        ({"models": [A]}, "1 models"),
+        ({"models": [A]}, "1 model;"),
         ({"models": "ab"}, "no list of names"),
         ({"id": "../../x"}, "its id"),
         ({"seed": "x"}, "seed"),

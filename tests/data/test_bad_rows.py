@@ -82,7 +82,7 @@ ROWS: list[tuple[str, str, bytes, int, str, int]] = [
     ("one choice", "a.jsonl", lines({"question": "q", "choices": ["a", "b"], "answer": 1}, {"question": "q", "choices": ["a"], "answer": 0}), 2, "no list of choices", 1),
     ("a tree without answers", "a.jsonl", lines({"prompt": {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a"}]}}, {"prompt": {"role": "prompter", "text": "q", "replies": []}}), 2, "no assistant turn", 1),
     ("a tree with an odd role", "a.jsonl", lines({"prompt": {"role": "prompter", "text": "q", "replies": [{"role": "assistant", "text": "a"}]}}, {"prompt": {"role": "x", "text": "q", "replies": [{"role": "assistant", "text": "a"}]}}), 2, "the role 'x'", 1),
-    ("too few fields", "a.csv", b"prompt,completion\np,c\nonly\np,c\n", 3, "has 1 fields, the first", 2),
+    ("too few fields", "a.csv", b"prompt,completion\np,c\nonly\np,c\n", 3, "has 1 field, the first", 2),
     ("too many fields", "a.csv", b"prompt,completion\np,c\na,b,c\n", 3, "has 3 fields", 1),
     ("a stray quote", "a.csv", b'prompt,completion\np,c\nsay "x,c\np,c\nq,d\n', 3, "a quote is op", 3),
     ("a broken quote", "a.csv", b'prompt,completion\np,c\n"say" x,c\np,c\n', 3, "not CSV", 2),

@@ -241,7 +241,7 @@ def test_a_held_out_file_is_looked_into_before_the_run(tmp_path: Path, tokenizer
     for key in ("eval_dataset", "general_dataset"):
         data = {"dataset": str(good), "general_fraction": 0.1, key: str(bad)}
         spec = RunSpec.from_json({"data": data})
-        with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 rows"):
+        with pytest.raises(LabError, match=rf"data\.{key}: 1 of 1 row of"):
             dataset_stats.dataset_stats(spec, tokenizer)
 
 

@@ -11,7 +11,7 @@ import pytest
 from lab.data import dataset_preview, prepare
 from lab.data.dataset_preview import look
 from lab.data.preview_types import DatasetPreview, ExampleCounts, Padding
-from lab.errors import SpecError
+from lab.errors import LabError, SpecError
 from tests.conftest import write_rows
 from tests.methods import tiny
 
@@ -83,10 +83,8 @@ def test_a_leak_is_a_twin_on_the_other_side_of_the_runs_own_split(
     ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = ask([SHORT, SHORT], eval_fraction=0.5)
-    assert page.counts.leaks == 1 and page.leaks[0].rows == (1, 2)
-    write_rows(tmp_path / "held_out.jsonl", [SHORT])
-    own = ask([SHORT, SHORT], eval_fraction=0.5, eval_dataset=str(tmp_path / "held_out.jsonl"))
-    assert (own.counts.leaks, own.leaks) == (0, ()), "All of these rows train."
+    assert page.counts.leaks == page.counts.exact_leaks == page.counts.held_out == 1
+    assert set(page.leaks[0].rows) == {1, 2}
     sequences_of = prepare.sequences_of
 
     def refusing(example: Any, rows: Any, *rest: Any) -> Any:
@@ -99,6 +97,26 @@ def test_a_leak_is_a_twin_on_the_other_side_of_the_runs_own_split(
         page = ask([SHORT, SHORT, *[pair("w7", "w8")] * refused], eval_fraction=0.5)
         assert (page.examples, page.counts.invalid_rows) == (2, refused)
         assert page.counts.leaks == 1, "The run splits what its template takes."
+
+
+def test_a_leak_is_looked_for_in_an_evaluation_dataset(ask: Any, tmp_path: Path) -> None:
+    """Its own duplicates, and what it has of the split's rows, change no other figure."""
+    path = tmp_path / "held_out.jsonl"
+    new = pair("w8", "w9 w10")
+    write_rows(path, [new, SHORT, NEAR[1], {"prompt": "w5"}, SHORT, new])
+    training = [SHORT, NEAR[0], CUT]
+    alone, own = ask(training), ask(training, eval_fraction=0.5, eval_dataset=str(path))
+    leaks = (own.counts.held_out, own.counts.leaks, own.counts.exact_leaks)
+    assert leaks == (5, 3, 2), "of the five that can be used"
+    assert [each.rows for each in own.leaks] == [(1, 2), (1, 5), (2, 3)], "training, held out"
+    assert own.leaks[2].texts == tuple(f"w2\n{row['completion']}" for row in NEAR)
+    assert own.held_out_dataset == str(path) and alone.held_out_dataset == ""
+    assert (own.counts.duplicates, own.counts.near_duplicates) == (0, 0), "of the training set"
+    assert (own.examples, own.lengths, own.counts.tokens) == (
+        alone.examples, alone.lengths, alone.counts.tokens,
+    )  # fmt: skip
+    with pytest.raises(LabError, match=r"data\.eval_dataset: .*does not exist"):
+        ask(training, eval_dataset=str(tmp_path / "none.jsonl"))
 
 
 def test_padding_is_that_of_each_order(ask: Any) -> None:

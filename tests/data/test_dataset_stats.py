@@ -143,3 +143,28 @@ def test_rows_whose_answers_are_cut_off_are_refused(make_spec: Make, tmp_path: P
     (problem,) = check(make_spec(data={"dataset": str(file), "max_length": 64}))["problems"]
     assert "has a token to learn from within 64 tokens" in problem["message"]
     assert check(make_spec(data={"dataset": str(file), "max_length": 256}))["problems"] == []
+
+
+def test_held_out_rows_that_also_train_are_told_before_the_run(
+    make_spec: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, evaluation = tmp_path / "pairs.jsonl", tmp_path / "held_out.jsonl"
+    write_rows(training, pairs(20))
+
+    def leakage(**data: Any) -> list[str]:
+        facts = facts_of(make_spec(data={"dataset": str(training), **data}))
+        return [text for text in facts["warnings"] if text.startswith("Leakage")]
+
+    assert leakage(eval_fraction=0.5) == []
+    write_rows(evaluation, [*pairs(3), *pairs(2), {"prompt": "Is x a number?", "completion": "no"}])
+    (text,) = leakage(eval_dataset=str(evaluation))
+    assert text.startswith("Leakage: 5 of 6 held-out examples also occur in training, so ")
+    write_rows(training, [*pairs(20), *pairs(20)])
+    (text,) = leakage(eval_fraction=0.05)
+    assert text.startswith("Leakage: 2 of 2 held-out examples also occur in training, so ")
+    write_rows(training, [*pairs(1), *pairs(300_000)])
+    write_rows(evaluation, pairs(1))
+    monkeypatch.setattr(dataset_stats, "MAX_READ_S", 0.05)
+    assert leakage(eval_fraction=0.05) == [], "The split is that of the whole file."
+    (text,) = leakage(eval_dataset=str(evaluation))
+    assert text.startswith("Leakage: at least 1 of 1 held-out example also occurs in training")

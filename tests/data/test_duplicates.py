@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.data import dataset_preview, duplicates
+from lab.data import dataset_preview
 from lab.data.duplicates import find_duplicates
 from tests.conftest import write_rows
 
@@ -65,9 +65,21 @@ def test_each_row_is_paired_with_the_first_that_it_resembles() -> None:
 
 
 def test_a_leak_has_one_side_held_out() -> None:
-    twins = duplicates.DuplicatePairs([(0, 1, 1.0), (2, 3, 1.0)], [(4, 5, 0.9), (6, 7, 0.9)])
-    assert twins.across_split({1, 2, 3, 5}) == [(0, 1, 1.0), (4, 5, 0.9)]
-    assert twins.across_split({6, 7}) == []
+    long = [sentence([*vocabulary(seed, 200)[:-1], last]) for seed in (1, 2) for last in "xyz"]
+    rows = ["a", "a", "b", "b", *long]
+    twins = find_duplicates(rows, {1, 2, 3, 5, 7, 8, 9})
+    assert twins.exact_leaks == [(0, 1, 1.0)], "Twins that are both held out leak nothing."
+    assert [pair[:2] for pair in twins.near_leaks] == [(4, 5)]
+    assert find_duplicates(rows).exact_leaks == find_duplicates(rows).near_leaks == []
+
+
+def test_each_held_out_row_leaks_once_however_often_it_is_trained_on() -> None:
+    """The first of the twins may be held out itself, and a near one stand twice."""
+    first, last = sentence(vocabulary(1, 200)), sentence([*vocabulary(1, 200)[:-1], "x"])
+    twins = find_duplicates(["a", "a", "a", "a"], {0, 3})
+    assert twins.exact_leaks == [(1, 0, 1.0), (1, 3, 1.0)], "Not one for each pair."
+    twins = find_duplicates([last, last, first, first], {0, 1})
+    assert [pair[:2] for pair in twins.near_leaks] == [(2, 0), (2, 1)]
 
 
 def test_difference_behind_a_long_beginning_is_seen() -> None:

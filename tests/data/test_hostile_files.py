@@ -48,14 +48,14 @@ BOMBS: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("blank lines of a CSV", "a.csv.gz", lambda: gzip.compress(PAIRS + b"\n" * 5_000_000), {}, "blank lines"),
     ("blank lines of a text", "a.txt.gz", lambda: gzip.compress(b"\n" * 5_000_000), {}, "blank lines"),
     ("blank lines of a JSON", "a.json.gz", lambda: gzip.compress(b"\n" * 5_000_000), {}, "blank lines"),
-    ("bad rows", "a.jsonl.gz", lambda: gzip.compress(b"1\n" * 3_000_000), {}, "More than 100000 of 100000 rows"),
-    ("bad rows that are skipped", "a.jsonl.gz", lambda: gzip.compress(b"1\n\n" * 3_000_000), SKIP, "More than 100000 of 100000"),
-    ("bad rows of a list", "a.json.gz", lambda: gzip.compress(b"[" + b"[]," * 3_000_000), SKIP, "More than 100000"),
+    ("bad rows", "a.jsonl.gz", lambda: gzip.compress(b"1\n" * 3_000_000), {}, "More than 100,000 of 100,000 rows"),
+    ("bad rows that are skipped", "a.jsonl.gz", lambda: gzip.compress(b"1\n\n" * 3_000_000), SKIP, "More than 100,000 of 100,000"),
+    ("bad rows of a list", "a.json.gz", lambda: gzip.compress(b"[" + b"[]," * 3_000_000), SKIP, "More than 100,000"),
     ("white space", "a.json.gz", lambda: gzip.compress(b"[" + b" " * 9_000_000), {}, "not valid JSON after row 0"),
     ("gzip in gzip", "a.jsonl.gz", lambda: gzip.compress(gzip.compress(b'{"text": "x"}\n')), {}, "is gzipped twice"),
     ("quotes that never close", "a.csv", lambda: PAIRS + b'x","y\n' * 100_000, SKIP, "opens quotes that are never closed"),
     ("columns", "a.csv", lambda: ",".join(map(str, range(300_000))).encode() + b"\n", {}, "names 300,000 columns"),
-    ("fields", "a.csv", lambda: PAIRS + b"," * 5_000_000 + b"\n", {}, "has 5000001 fields"),
+    ("fields", "a.csv", lambda: PAIRS + b"," * 5_000_000 + b"\n", {}, "has 5,000,001 fields"),
     ("nesting of a list", "a.json", lambda: b"[" * 1_000_000 + b"]" * 1_000_000, {}, "row 1: nested too deeply"),
     ("nesting of a row", "a.jsonl", lambda: b"[" * 1_000_000 + b"]" * 1_000_000, {}, "row 1: nested too deeply"),
     ("keys", "a.jsonl", lambda: json.dumps(dict.fromkeys(map(str, range(100_000)))).encode() * 1, {}, "and 99988 more; expected"),
@@ -158,7 +158,7 @@ def test_a_list_that_goes_on_wrongly_is_not_read_in_part(
 
 def test_a_stray_quote_is_told_with_the_row_that_it_opens_in(tmp_path: Path) -> None:
     data = PAIRS + b"p,c\n" * 3 + b'"open,c\n' + b"p,c\n" * 3000
-    with pytest.raises(LabError, match=r"1 of 3004 rows .* row 5: a quote is opened and never"):
+    with pytest.raises(LabError, match=r"1 of 3,004 rows .* row 5: a quote is opened and never"):
         read(tmp_path / "a.csv", data)
 
 

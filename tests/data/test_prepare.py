@@ -247,10 +247,10 @@ def test_buckets_hold_every_row_once_and_waste_less(whole_tokenizer: Any) -> Non
 def test_twins_and_leaks_are_found() -> None:
     long = "The harbour clock of the town told the water and not the time of day. " * 4
     texts = ["one two three", long, long.upper(), long + "Almost.", "something else entirely"]
-    twins = duplicates.find_duplicates(texts)
+    twins = duplicates.find_duplicates(texts, {3})
     assert [pair[:2] for pair in twins.exact] == [(1, 2)]
     assert [pair[:2] for pair in twins.near] == [(1, 3)]
-    assert [pair[:2] for pair in twins.across_split({3})] == [(1, 3)]
+    assert [pair[:2] for pair in twins.near_leaks] == [(1, 3)] and twins.exact_leaks == []
     assert duplicates.find_duplicates([]).exact == [] == duplicates.find_duplicates(["a"]).near
 
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page
 from lab.paths import ASSETS, RunDir
 from lab.runs import colours as run_colours
 from lab.runs import index
-from lab.ui import colours
+from lab.ui import chart_style, colours
 from tests.e2e.conftest import Server, new_window, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
@@ -297,6 +297,29 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     assert curve == expected
     red, green, blue = (int(expected[i : i + 2], 16) for i in (1, 3, 5))
     assert dot == f"rgb({red}, {green}, {blue})"
+
+
+def test_charts_at_rest_follow_the_theme(
+    chrome: Browser, server: Server, trained_home: Path
+) -> None:
+    """Without a click, also after a way through another page, and with the choices as they were."""
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    run = next((server.home / "runs").iterdir()).name
+    page = visit(chrome, server, "light")
+    page.goto(f"{server.url}/results")
+    settled(page)
+    page.goto(f"{server.url}/monitor?run={run}")
+    settled(page)
+    widget(page, "monitor.log").locator("label").first.click()
+    plot = "document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')"
+    for theme in ("light", "dark", "light"):
+        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        ink = chart_style.View(dark=theme == "dark").ink
+        page.wait_for_function(f"{plot}?._fullLayout?.font.color === '{ink}'")
+        page.wait_for_function(f"{plot}._fullLayout.yaxis.type === 'log'")
+    settled(page)
+    assert page.locator("[data-testid=stException]").count() == 0
+    page.context.close()
 
 
 def test_a_run_has_the_same_colour_in_pill_table_and_pane(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,39 @@ def test_errors_keep_their_hint_and_bugs_are_raised(
     assert caught.value.hint.startswith("Choose one of: builtin:")
     with pytest.raises(RuntimeError, match="KeyError"):
         planner.ask({"ask": "check"})
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_planner_that_is_ended_in_its_warm_up_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """The server is shut down while a page has just asked for a warm planner."""
+    raised: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_value))
+    planner = Planner(module="tests.preflight.server_of_endless_imports")
+    warming = threading.Thread(target=planner.warm)
+    warming.start()
+    while len(planner._requests) < 2 and warming.is_alive():
+        time.sleep(0.01)
+    if number is None:
+        planner.close()
+    else:
+        assert planner._process is not None
+        planner._process.send_signal(number)
+    warming.join(30)
+    assert not warming.is_alive() and raised == []
+    planner.close()
+
+
+def test_what_goes_wrong_in_a_warm_up_is_told() -> None:
+    broken = Planner(module="tests.preflight.no_such_module")
+    with pytest.raises(LabError, match=r"ended before it answered.*No module named"):
+        broken.warm()
+    broken.close()
+    odd = Planner(module="tests.preflight.server")  # knows no such request
+    with pytest.raises(RuntimeError, match="KeyError"):
+        odd.warm()
+    odd.close()
 
 
 def test_a_planner_that_has_died_is_started_again(planner: Planner) -> None:

@@ -145,9 +145,7 @@ def test_lost_optimizer_state_is_refused_unless_allowed(stopped: RunDir) -> None
         (folder / "optimizer.safetensors").unlink()
     actions.resume(stopped)
     assert attempt_here(stopped) == 1
-    assert (
-        "None of the 2 checkpoints is complete: step-8 lacks optimizer" in status(stopped).message
-    )
+    assert "None of 2 checkpoints is complete: step-8 lacks optimizer" in status(stopped).message
     assert "--incomplete" in status(stopped).hint
     actions.resume(stopped, incomplete=True)
     assert attempt_here(stopped) == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lab import formatting
 from lab.errors import SpecError
 from lab.paths import RunDir
 from lab.runs import actions, record_reader, resume_settings
@@ -189,7 +190,8 @@ def test_a_tracker_that_fails_costs_a_warning_and_never_the_run(
     about = [text for text in warnings if text.startswith("mlflow")]
     assert about[0].startswith("mlflow failed (ConnectionError: https://***@host refused ***)")
     missing = {"start": 9, "settings": 1, "log": 9, "finish": 1}[fails]
-    assert about[1].startswith(f"mlflow did not get {missing} records") and len(about) == 2
+    lost = formatting.quantity(missing, "record")
+    assert about[1].startswith(f"mlflow did not get {lost}; ") and len(about) == 2
 
 
 def test_a_tracker_that_hangs_ends_with_the_run(

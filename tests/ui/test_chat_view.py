@@ -257,7 +257,7 @@ def test_the_head_says_what_of_context_and_prompt_was_used(screen: Screen) -> No
     chat_panes._facts("base:org/a", chat_of({"base:org/a": answer}))
     assert screen.texts("caption") == [
         "1,120 of 2,240 tokens of context",
-        "100 of 1,100 prompt tokens were new; the others come from the prompt cache",
+        "New: 100 of 1,100 prompt tokens; the others come from the prompt cache",
     ]
     assert [args for kind, args, _ in screen.calls if kind == "progress"] == [(0.5,)]
 

@@ -224,7 +224,7 @@ def test_a_hidden_run_is_out_of_everything(open_page: Page) -> None:
     ("tab", "says"),
     [
         ("Scores", "None of these runs has been scored."),
-        ("Settings that differ", "settings are the same"),
+        ("Settings that differ", "The same for all: "),
         ("Trade-offs", ""),
         ("Answers", "These runs have no samples."),
         ("By example", ""),
@@ -462,7 +462,7 @@ def test_a_repair_shows_what_it_won_and_cost(
     write_json(repair.job_file(run), dataclasses.asdict(record_of_job))
     at = open_page("compare", runs=run.id, tab="Rank")
     said = words(at).replace("\\", "")
-    assert "7 intruder dimensions in 3 matrices were reduced" in said
+    assert "7 intruder dimensions in 3 matrices reduced" in said
     assert "evaluation loss 2.410 → **2.440**, forgetting 0.310 → **–**" in said
     assert "The evaluation loss was not measured. No [rows]." in said
     asked_for: list[str] = []

@@ -12,7 +12,7 @@ from lab.data import catalog
 from lab.data import dataset_preview as planner_look
 from lab.data.preview_types import BatchRow, DatasetPreview, Token
 from lab.preflight.client import planner
-from lab.ui import charts, data_view, typed_examples
+from lab.ui import charts, data_view, theme_watch, typed_examples
 from lab.ui.charts import View
 from tests.conftest import write_rows
 from tests.ui.conftest import Page, words
@@ -60,10 +60,34 @@ def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
     figures = {metric.label: metric.value for metric in at.metric}
     assert (figures["Examples"], figures["Invalid rows"]) == ("4", "1")
     assert (figures["Duplicates"], figures["Near-duplicates"]) == ("1", "1")
-    drawn = "".join(str(part.proto.body) for part in at.get("html"))
+    bodies = [str(part.proto.body) for part in at.get("html")]
+    drawn = "".join(body for body in bodies if body != theme_watch.SCRIPT)
     text = re.sub("<[^>]*>|[\u200b\u2060]", "", drawn)  # a token may be a part of a word
     assert "alert(1)" in text and "script" in text
     assert "<script" not in drawn and "<img" not in drawn and "⟨0007⟩" in drawn
+
+
+def test_rows_of_an_evaluation_dataset_that_also_train_are_counted(
+    open_page: Page, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Question {number}?", "completion": "yes"} for number in range(6)]
+    training, evaluation = tmp_path / "training.jsonl", tmp_path / "evaluation.jsonl"
+    write_rows(training, rows[:4])
+    write_rows(evaluation, rows[2:])
+    at = open_page("data", dataset=str(training))
+    at.text_input(key="data.held_out").set_value(str(evaluation)).run()
+    assert {metric.label: metric.value for metric in at.metric}["Leakage"] == "2"
+    write_rows(evaluation, rows[4:])
+    at.session_state["data.tab"] = "Leakage"
+    at.run()
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert figures["Leakage"] == "0", "The file was changed."
+    assert [box.value for box in at.success] == [
+        "No held-out example resembles a training example."
+    ]
+    at.button(key="data.train").click().run()
+    assert not at.exception
+    assert at.session_state["new.data.eval_dataset"] == str(evaluation)
 
 
 def test_text_is_escaped_token_by_token() -> None:

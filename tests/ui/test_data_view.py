@@ -22,7 +22,7 @@ from lab.data.preview_types import (
     SimilarPair,
     Token,
 )
-from lab.ui import data_source, data_view, hub_fields
+from lab.ui import data_source, data_view, hub_fields, similar_rows
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
 
@@ -37,6 +37,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     drawn = Screen()
     monkeypatch.setattr(data_view, "st", drawn)
     monkeypatch.setattr(data_source, "st", drawn)
+    monkeypatch.setattr(similar_rows, "st", drawn)
     monkeypatch.setattr(hub_fields, "st", drawn)
     monkeypatch.setattr(data_view.chart_style, "is_dark", lambda: False)
     return drawn
@@ -179,12 +180,35 @@ def test_the_first_batch_is_shown_with_where_it_is_from(screen: Screen) -> None:
 
 def test_pairs_are_shown_side_by_side_or_that_there_are_none(screen: Screen) -> None:
     pair = SimilarPair((3, 8), ("one text", "another\x07"), 0.9)
-    data_view.show_duplicates([pair], "None.")
+    similar_rows.show_duplicates([pair])
     ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
-    assert table[0]["rows"] == "3 and 8" and table[0]["similarity"] == 0.9
+    assert (table[0]["first row"], table[0]["second row"]) == (3, 8)
+    assert table[0]["similarity"] == 0.9
     assert (table[0]["first"], table[0]["second"]) == ("one text", "another⟨0007⟩")
-    data_view.show_duplicates([], "None.")
-    assert screen.texts("success") == ["None."]
+    similar_rows.show_duplicates([])
+    assert screen.texts("success") == ["No duplicates found."]
+
+
+def test_leaks_are_counted_by_kind_beside_what_was_compared(screen: Screen) -> None:
+    counts = ExampleCounts(held_out=9, leaks=3, exact_leaks=2)
+    pair = SimilarPair((3, 8), ("one text", "another"), 0.9)
+    page = DatasetPreview(examples=40, counts=counts, leaks=(pair,), held_out_dataset="[b](x)")
+    similar_rows.show_leaks(page)
+    assert screen.texts("caption") == [
+        "Compared: 9 held-out examples of [b](x), with 40 training examples."
+    ]
+    (sentence,) = screen.texts("markdown")
+    assert sentence.startswith("3 held-out examples (nearly) in training: 2 exact, 1 of a Jaccard")
+    ((table,),) = [args for kind, args, _ in screen.calls if kind == "dataframe"]
+    assert (table[0]["training row"], table[0]["held-out row"]) == (3, 8)
+    screen.calls.clear()
+    similar_rows.show_leaks(DatasetPreview(examples=40, counts=ExampleCounts(held_out=1)))
+    assert screen.texts("caption") == [
+        "Compared: 1 held-out example of the split, with 39 training examples."
+    ]
+    assert screen.texts("success") == ["No held-out example resembles a training example."]
+    similar_rows.show_leaks(DatasetPreview())
+    assert screen.texts("info") == ["No example is held out."]
 
 
 @pytest.mark.parametrize(

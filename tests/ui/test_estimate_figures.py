@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from lab import methods
+from lab.errors import LabError
 from lab.forecasts import Forecast
-from lab.ui import estimate_panel, memory_charts, memory_view, method_estimates
+from lab.ui import estimate_panel, memory_charts, memory_view, method_estimates, waiting
 from lab.ui.charts import View
 from tests.ui.screen import Screen
 
@@ -83,7 +84,7 @@ def test_what_does_not_fit_is_warned_of(
 ) -> None:
     screen = Screen()
     monkeypatch.setattr(estimate_panel, "st", screen)
-    job: Any = SimpleNamespace(estimate=estimate(**changes), is_complete=True, problem="")
+    job: Any = SimpleNamespace(estimate=estimate(**changes), is_complete=True, error=None)
     estimate_panel.show(job, View())
     sentence = screen.texts("markdown")[0]
     assert "8.0 of 24.0 GB" in sentence and "peak in the optimizer phase, traced step" in sentence
@@ -96,10 +97,25 @@ def test_what_does_not_fit_is_warned_of(
 def test_a_problem_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(estimate_panel, "st", screen)
-    job: Any = SimpleNamespace(estimate=None, is_complete=True, problem="no [model](x)")
+    monkeypatch.setattr(waiting, "st", screen)
+    error = LabError("no [model](x)")
+    job: Any = SimpleNamespace(estimate=None, is_complete=True, error=error)
     estimate_panel.show(job, View())
-    (shown,) = [args[0] for kind, args, _ in screen.calls if kind == "markdown"]
-    assert shown == ":gray[no \\[model\\]\\(x\\)]"
+    (shown,) = [args[0] for kind, args, _ in screen.calls if kind == "error"]
+    assert shown == "no \\[model\\]\\(x\\)"
+    assert [args[0] for kind, args, _ in screen.calls if kind == "button"] == ["Try again"]
+
+
+def test_a_quick_estimate_says_why_no_traced_one_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    for module in (estimate_panel, waiting):
+        monkeypatch.setattr(module, "st", screen)
+    outline = estimate(source="outline")
+    error = TypeError("no rows")
+    job: Any = SimpleNamespace(estimate=outline, is_complete=True, error=error)
+    estimate_panel.show(job, View())
+    assert "quick estimate]" in screen.texts("markdown")[0], "Nothing is traced any more."
+    assert screen.texts("error") == ["Unexpected error: TypeError: no rows"]
 
 
 def test_a_rule_of_thumb_stands_beside_the_bar_with_its_error() -> None:
@@ -173,7 +189,7 @@ def test_one_sentence_says_what_the_bars_say() -> None:
     same, _ = memory_view.headline([first, first])
     assert "about as much memory" in same
     lone = memory_charts.Bars([row("vera")], "Card", 24 * 10**9)
-    assert memory_view.headline([lone]) == ["1 of 1 methods fit into Card (24.00 GB)."]
+    assert memory_view.headline([lone]) == ["1 of 1 method fits into Card (24.00 GB)."]
 
 
 @pytest.mark.parametrize(

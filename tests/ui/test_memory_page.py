@@ -26,6 +26,7 @@ from lab.ui import (
     method_estimates,
 )
 from lab.ui.memory_charts import Bars
+from lab.ui.waiting import BackgroundJob
 from tests.ui.conftest import Page, words
 from tests.ui.screen import Screen
 
@@ -137,7 +138,7 @@ def test_the_tabs_hold_the_limits_and_the_rules(
 def test_limits_that_fail_are_told_and_not_asked_for_without_end(
     open_page: Page, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page that ran again by itself would begin another job, which fails as well."""
+    """Each tick of the page would begin another job, which fails as well."""
     asked_for: list[str] = []
 
     def fail(spec: dict[str, Any], device: dict[str, Any]) -> FitLimits:
@@ -151,10 +152,50 @@ def test_limits_that_fail_are_told_and_not_asked_for_without_end(
     at = open_page("memory", device="T4 16GB")
     answered(at)
     at.session_state["memory.tab"] = "What still fits"
-    monkeypatch.setattr(memory_limits.BackgroundJob, "look", lambda job, _: job.thread.join())
+    end_at_the_look(monkeypatch)
+    at.run()
     at.run()
     assert len(asked_for) == 1, "Each look began another job."
     assert [error.value for error in at.error] == [r"The planner has ended\."]
+    at.button(key="limits.again").click().run()
+    assert len(asked_for) == 2, "A person asks again."
+
+
+def end_at_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that looks at a job waits for its end: what is drawn is then the same each time."""
+    look = BackgroundJob.look
+
+    def look_and_join(job: BackgroundJob, position: str) -> None:
+        look(job, position)
+        job.thread.join()
+
+    monkeypatch.setattr(BackgroundJob, "look", look_and_join)
+
+
+def test_a_bug_in_an_estimate_is_told_once_and_asked_for_again_by_a_person(
+    open_page: Page, questions: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[str] = []
+
+    def fail(spec: dict[str, Any], device: Any, *, shadow: bool) -> Forecast:
+        attempts.append(spec["method"]["name"])
+        raise TypeError("the answer has <b>no</b> memory")
+
+    answers = planner.estimate
+    monkeypatch.setattr(planner, "estimate", fail)
+    end_at_the_look(monkeypatch)
+    at = open_page("memory", device="T4 16GB")
+    for _ in range(3):  # as the timer of the page does
+        at.run()
+    assert len(attempts) == 1, "Every tick asked again."
+    (error,) = at.error
+    text = error.value.replace("\\", "")
+    assert text == "Unexpected error: TypeError: the answer has <b>no</b> memory"
+    (details,) = [code.value for code in at.code if "Traceback" in code.value]
+    assert "in _ask_all" in details
+    monkeypatch.setattr(planner, "estimate", answers)
+    at.button(key="methods.again").click().run()
+    assert not at.error and "LoRA needs 3.0 times less memory" in words(at)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,13 @@ def test_a_merge_is_started_shown_and_proven(
     assert [bar.value for bar in bars] == [40, 4, 3], "The shares of their bounds."
     assert "at most 0.05" in bars[0].text.replace("\\", "")
     assert "5 rows (held-out), 249 tokens" in text and "earlier result" not in text
+    for changes, says in [
+        ({"rows": 1, "tokens": 1}, "1 row (held-out), 1 token · "),
+        ({"rows": "all", "tokens": None, "rows_from": None}, "– rows (–), – tokens · "),
+    ]:
+        proof = {key: value for key, value in (PROOF | changes).items() if key != "base"}
+        write_record(lora, finish="done", result={"bytes": 1, "proof": proof, "weights": {}})
+        assert says in words(open_page("results", run=lora.id)).replace("\\", "")
     proof = PROOF | {"verdict": "differs"}
     write_record(lora, finish="done", result={"bytes": 1, "proof": proof, "weights": {"a": "b"}})
     text = words(open_page("results", run=lora.id))

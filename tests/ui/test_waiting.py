@@ -73,6 +73,25 @@ def test_what_another_session_looks_at_goes_on(monkeypatch: pytest.MonkeyPatch) 
     assert shared.asking.is_cancelled
 
 
+def test_a_failure_stays_for_who_saw_it_until_they_ask_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(BackgroundJob):
+        def ask(self) -> None:
+            raise KeyError("a bug")
+
+    job, other = Broken().start(), BackgroundJob()
+    as_session(monkeypatch, "anna")
+    job.look("here")
+    job.thread.join()
+    assert job.is_complete and not job.is_stale, "Her page would ask at every tick."
+    as_session(monkeypatch, "ben")
+    assert job.is_stale, "Who comes to it anew asks once more."
+    as_session(monkeypatch, "anna")
+    other.look("here")
+    assert job.is_stale, "She has changed the form, and changed it back."
+
+
 class Questions(BackgroundJob):
     """Asks one small question after another."""
 

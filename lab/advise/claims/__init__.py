@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from lab.errors import LabError
-from lab.formatting import signed_percent
+from lab.formatting import quantity, signed_percent
 from lab.paths import ASSETS
 from lab.schema import quote
 
@@ -188,7 +188,7 @@ def judged(
     shown = contradicting[0] if contradicting else worst
     text = value or f"{shown.title}: {shown.here} {shown.unit}".strip()
     if contradicting:
-        count = "" if len(contradicting) == 1 else f" ({len(contradicting)} figures)"
+        count = "" if len(contradicting) == 1 else f" ({quantity(len(contradicting), 'figure')})"
         return Finding(text, how, Ruling.CONTRADICTS, count.strip(), tuple(figures), note)
     if depends:
         return Finding(text, how, Ruling.DEPENDS, f"on {depends}", tuple(figures), note)

@@ -21,6 +21,7 @@ from lab.advise.claims import (
 from lab.advise.claims.parameter_counts import ON_A_GPU, Q_AND_V, counted
 from lab.advise.options import APPROACHES, estimate
 from lab.forecasts import Forecast, Parts
+from lab.formatting import quantity
 
 GIB, GB = 2**30, 1e9
 # A shipped config for each size that the articles speak of
@@ -150,7 +151,8 @@ def hardware_steps(claim: Claim) -> Finding:
     rooms = {step: gpu_table.get(name).usable_bytes / GB for step, name in cards.items()}
     others = [gpu.name for gpu in gpu_table.GPUS if gpu.label_gb in (16, 32, 40)]
     note = (
-        f"Its steps leave out {len(others)} cards of the table ({', '.join(others)}). Two cards "
+        f"Its steps leave out {quantity(len(others), 'card')} of the table "
+        f"({', '.join(others)}). Two cards "
         "are counted as one of twice the size, which takes a sharded run."
     )
     kind = Ruling.CONFIRMED if all(room >= step for step, room in rooms.items()) else Ruling.OFF

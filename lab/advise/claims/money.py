@@ -24,6 +24,7 @@ from lab.advise.options import APPROACHES
 from lab.advise.rules import Approach
 from lab.errors import LabError
 from lab.forecasts import MemoryForecast
+from lab.formatting import quantity
 from lab.runs import index
 
 RANK_16: dict[str, Any] = {"rank": 16, "alpha": 32.0}
@@ -221,6 +222,8 @@ def experiments(claim: Claim) -> Finding:
     low, high = range_of(claim.printed["runs"])
     ended = [entry for entry in index.entries() if entry.status.has_ended]
     exported = [entry for entry in ended if entry.notes or entry.tags]
-    value = f"{len(ended)} runs have ended in this home, {len(exported)} of them noted or tagged"
+    value = (
+        f"{quantity(len(ended), 'run')} ended in this home, {len(exported)} of them noted or tagged"
+    )
     note = f"A habit, not a quantity: the Advisor's costs multiply one run by {low} to {high}."
     return Finding(value, Basis.MEASURED, Ruling.DEPENDS, "on the task and the person", (), note)

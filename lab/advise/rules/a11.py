@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from lab.advise.case import AdviceCase
 from lab.advise.rules import MANY_VARIANTS, Approach, RuleAnswer, register
+from lab.formatting import quantity
 
 LARGE_B, MANY_EXAMPLES, FEW_EXAMPLES, SMALL_BUDGET_USD = 10, 100_000, 10_000, 1000
 
@@ -40,7 +41,7 @@ def judge(case: AdviceCase) -> RuleAnswer:
             f"{case.examples:,} examples are over {MANY_EXAMPLES:,}, and the domain is far.",
         )
     why = (
-        f"{case.examples:,} examples are not over {MANY_EXAMPLES:,}"
+        f"{_examples(case)} not over {MANY_EXAMPLES:,}"
         if case.examples <= MANY_EXAMPLES
         else "the domain is near"
     )
@@ -48,6 +49,10 @@ def judge(case: AdviceCase) -> RuleAnswer:
         Approach.PEFT, f"At most {LARGE_B} B parameters, and {why}: PEFT unless data and "
         "distance are both large.",
     )  # fmt: skip
+
+
+def _examples(case: AdviceCase) -> str:
+    return f"{quantity(case.examples, 'example')} {'is' if case.examples == 1 else 'are'}"
 
 
 def _overrides(case: AdviceCase) -> list[RuleAnswer]:
@@ -61,7 +66,7 @@ def _overrides(case: AdviceCase) -> list[RuleAnswer]:
     if case.goal == "continued pretraining":
         rules.append(RuleAnswer.of(Approach.FULL, "continued pretraining needs full fine-tuning."))
     if case.examples < FEW_EXAMPLES:
-        reason = f"{case.examples:,} examples are under {FEW_EXAMPLES:,}: PEFT."
+        reason = f"{_examples(case)} under {FEW_EXAMPLES:,}: PEFT."
         rules.append(RuleAnswer.of(Approach.PEFT, reason, "A10"))
     if case.keeps_general:
         reason = "the base's abilities must be kept: PEFT."

@@ -24,7 +24,7 @@ from lab.chat.engine.prompt_cache import KeptPrompts
 from lab.chat.models import LoadedModel, ModelRef, PromptTerms
 from lab.chat.settings import GenerationSettings
 from lab.errors import LabError
-from lab.formatting import size
+from lab.formatting import quantity, size
 from lab.models import catalog, hub
 from lab.recent import Recent
 from lab.runs import index
@@ -205,7 +205,8 @@ def _load_result(named: ModelRef, base: LoadedModel) -> LoadedModel:
         tensors, loaded_tensors = proof.count_loaded(loaded.model, files)
         if tensors and not loaded_tensors:
             raise LabError(
-                f"None of the {tensors} tensors in {files[0].parent} is in the model that was "
+                f"None of the {quantity(tensors, 'tensor')} in {files[0].parent} is in the "
+                "model that was "
                 "built from it.",
                 "It belongs to another base model, or its names were changed.",
             )

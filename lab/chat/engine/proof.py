@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lab.chat.answers import ProofRecord
+from lab.formatting import quantity
 
 PROBE_TOKENS = 8
 EDGE = 8  # numbers at each end of a tensor that tell most tensors apart
@@ -43,8 +44,8 @@ class Proof:
             )
         if self.tensors is not None and self.tensors_loaded != self.tensors:
             problems.append(
-                f"Only {self.tensors_loaded} of the {self.tensors} tensors of the result are in "
-                "the model."
+                f"Only {self.tensors_loaded} of the result's {quantity(self.tensors, 'tensor')} "
+                f"{'is' if self.tensors_loaded == 1 else 'are'} in the model."
             )
         if self.effect == 0:
             problems.append("The result answers exactly as its base does.")

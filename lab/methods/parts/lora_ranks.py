@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.errors import Problem
+from lab.formatting import quantity
 from lab.methods.parts.target_modules import LinearLayer
 
 
@@ -42,7 +43,8 @@ def problems_by_layer(layers: list[LinearLayer], config: Any) -> list[Problem]:
             problems.append(
                 Problem(
                     f"method.{option_name}",
-                    f"has {len(layer_values)} values; the model has {count} layers.",
+                    f"has {quantity(len(layer_values), 'value')}; the model has "
+                    f"{quantity(count, 'layer')}.",
                 )
             )
         if layer_values and getattr(config, ramp) is not None:
@@ -60,7 +62,7 @@ def too_high_ranks(layers: list[LinearLayer], config: Any) -> list[Problem]:
             return [
                 Problem(
                     "method.rank",
-                    f"is {rank}; {layer.name} has only {most} singular values to start "
+                    f"is {rank}; {layer.name} has only {quantity(most, 'singular value')} to start "
                     f"{config.init_lora_weights} from. Lower it to {most}.",
                 )
             ]
