@@ -201,6 +201,19 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_tree(path: Path) -> None:
+    """fsync a file, or every file and folder below a folder: what is given a name after this is
+    whole under it after a power cut. A rename may reach the disk before what was written."""
+    if not path.is_dir():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+        return
+    for entry in path.iterdir():
+        if not entry.is_symlink():
+            sync_tree(entry)
+    sync_folder(path)
+
+
 def size_of(folder: Path) -> int:
     """Bytes of the files below `folder`; links are not followed."""
     if not folder.is_dir():

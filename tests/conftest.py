@@ -77,6 +77,37 @@ def lab_home(tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch
     end_workers(home)
 
 
+@pytest.fixture
+def unsynced(lab_home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, list[str]]:
+    """For each path that something written gets by a rename or a link: the files below it that were
+    not on the disk yet. After a power cut they might be empty under the new name."""
+    synced: set[tuple[int, int]] = set()
+    missing: dict[Path, list[str]] = {}
+
+    def note_sync(descriptor: int) -> None:
+        info = os.fstat(descriptor)
+        synced.add((info.st_dev, info.st_ino))
+
+    def watched(give_name: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Any, target: Any, **options: Any) -> None:
+            place = Path(source)
+            files = [place, *place.rglob("*")] if place.is_dir() else [place]
+            infos = {file: file.lstat() for file in files if not file.is_symlink()}
+            missing[Path(target)] = [
+                file.name
+                for file, info in infos.items()
+                if (info.st_dev, info.st_ino) not in synced
+            ]
+            give_name(source, target, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    for name in ("rename", "replace", "link"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    return missing
+
+
 def processor_timed(home: Path) -> None:
     """Leave a speed of this processor in `home`: predicted times rest on it, and each process that
     finds none spends a second of both cores on it."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import formatting, paths
-from lab.atomic_files import read_object
+from lab.atomic_files import read_object, sync_tree
 from lab.data import hub
 from lab.data.hub import HubId
 from lab.errors import LabError, first_line
@@ -97,6 +97,7 @@ def _fetch(
         _bring(repo, split.files, folder, mirror, tell)
         try:
             rows = _write_rows(wanted, mirror, split, aside, check)
+            sync_tree(aside)
             os.replace(aside, at.file)
         finally:
             aside.unlink(missing_ok=True)

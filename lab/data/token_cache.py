@@ -25,7 +25,7 @@ from typing import IO, Any, overload
 import numpy as np
 
 from lab import paths
-from lab.atomic_files import read_object, sha256_of, size_of, write_json
+from lab.atomic_files import read_object, sha256_of, size_of, sync_tree, write_json
 from lab.data import rendering, stop_tokens
 from lab.data.chat_template import IGNORE_INDEX, TokenizedExample
 from lab.errors import LabError
@@ -214,6 +214,7 @@ def write(
 
 def _publish(aside: Path, key: str) -> None:
     """Give a whole set its name, unless another run was faster."""
+    sync_tree(aside)
     try:
         os.rename(aside, folder() / key)
     except OSError:

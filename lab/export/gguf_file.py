@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods
-from lab.atomic_files import file_identity, part, read_object
+from lab.atomic_files import file_identity, part, read_object, sync_folder, sync_tree
 from lab.errors import LabError
 from lab.export import merge, merge_proof
 from lab.formatting import quantity
@@ -163,7 +163,9 @@ def write(
                 f"The GGUF file answers differently: {proof.sentence}. It was not kept.",
                 "Choose F32, or llama.cpp's own converter.",
             )
+        sync_tree(Path(aside))
         os.replace(aside, file)
+        sync_folder(file.parent)
     except OSError as error:
         raise LabError(f"The GGUF file cannot be written: {error}.", "Check the disk.") from None
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, paths
-from lab.atomic_files import size_of, write_json
+from lab.atomic_files import size_of, sync_folder, sync_tree, write_json
 from lab.chat import models as chat_models
 from lab.data import stop_tokens, template_lock
 from lab.errors import LabError
@@ -134,7 +134,9 @@ def merge(
         (aside / "README.md").write_text(_card(spec, receipt, proof), encoding="utf-8")
         write_json(aside / "receipt.json", receipt)
         write_json(aside / merge_proof.FILE, record)
+        sync_tree(aside)
         os.replace(aside, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise _failed(error) from None
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import methods, paths
-from lab.atomic_files import read_object, sha256_of, sync_folder, write_json
+from lab.atomic_files import read_object, sha256_of, sync_folder, sync_tree, write_json
 from lab.chat import models as chat_models
 from lab.data import template_lock
 from lab.errors import LabError
@@ -95,6 +95,7 @@ def write_result(
         write_json(new.result, state | {"message": message, "hint": "", "summary": {}})
         aside.chmod(0o755)
         run_id = paths.new_run_id(origin.verb)
+        sync_tree(aside)
         os.rename(aside, folder / run_id)
         sync_folder(folder)
         return RunDir(folder / run_id), outcome

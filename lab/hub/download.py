@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lab import paths
+from lab.atomic_files import sync_tree
 from lab.hub import cache, client, repository, settings
 from lab.hub.problems import HubError
 from lab.hub.progress import DownloadProgress, Tell
@@ -138,6 +139,7 @@ class _Transfer:
                     self.done = 0
                     if attempt == 2:
                         raise damaged(self.repo, self.entry, digest)
+                sync_tree(self.partial)
                 os.replace(self.partial, self.target)
                 remember(self.target)
         self.done, self.is_whole = self.entry.size, True

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import paths
-from lab.atomic_files import write_json
+from lab.atomic_files import sync_tree, write_json
 from lab.errors import LabError
 from lab.models.catalog import BUILT_IN, BuiltIn
 
@@ -37,6 +37,7 @@ def prepare(model: BuiltIn, tell: Callable[[str], object]) -> Path:
             aside / "origin.json",
             {"package": model.package, "file": gguf.name, "license": model.license},
         )
+        sync_tree(aside)
         if not model.is_ready:  # another process may have been faster
             os.rename(aside, model.folder)
     finally:

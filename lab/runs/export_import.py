@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import json_text, paths
-from lab.atomic_files import open_regular, read_object, remove_tree, sync_folder
+from lab.atomic_files import open_regular, read_object, remove_tree, sync_folder, sync_tree
 from lab.data import template_lock
 from lab.errors import LabError, of_the_disk
 from lab.models import headers
@@ -118,6 +118,7 @@ def _pack(run: RunDir, file: Any, checkpoints: bool) -> None:
 
 def _move(aside: Path, target: Path) -> None:
     """Give the file its name. Raises FileExistsError if somebody else has taken it meanwhile."""
+    sync_tree(aside)
     try:
         os.link(aside, target)
     except FileExistsError:
@@ -280,6 +281,7 @@ def _put(aside: Path, run_id: str) -> RunDir:
     the same moment, one gets the id, the other a new one."""
     folder = paths.runs()
     method = run_id.split("-")[2]
+    sync_tree(aside)
     while True:
         target = folder / run_id
         try:

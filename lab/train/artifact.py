@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.atomic_files import remove_tree, sha256_of, size_of, sync_folder, write_json
+from lab.atomic_files import remove_tree, sha256_of, size_of, sync_folder, sync_tree, write_json
 from lab.data import chat_template, stop_tokens, template_lock
 from lab.data.prepare import PreparedData
 from lab.errors import LabError
@@ -86,7 +86,7 @@ def save(
         text = model_card.card(method, spec, record, figures, lines, outcome, licence)
         (aside / "README.md").write_text(text, encoding="utf-8")
         write_json(aside / "receipt.json", record)
-        _sync(aside)
+        sync_tree(aside)
         remove_tree(run.artifact)
         os.replace(aside, run.artifact)
         sync_folder(run.path)
@@ -141,10 +141,3 @@ def receipt(
         **facts,
         "weights": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
     }
-
-
-def _sync(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())

@@ -31,7 +31,7 @@ SEQUENCES = [
 ]
 
 
-def test_what_was_stored_comes_back() -> None:
+def test_what_was_stored_comes_back(unsynced: dict[Path, list[str]]) -> None:
     written = token_cache.write("k", iter(SEQUENCES), META)
     again = token_cache.find("k")
     assert again is not None
@@ -42,6 +42,7 @@ def test_what_was_stored_comes_back() -> None:
         assert found.examples.tolist() == [0, 0, 1] and found.rows.tolist() == [1, 1, 7]
         assert found.cut.tolist() == [False, True, False]
         assert found.meta == META
+    assert unsynced[token_cache.folder() / "k"] == [], "It is on the disk before it has its name."
 
 
 def test_nothing_to_store_is_stored_too() -> None:

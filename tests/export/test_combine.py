@@ -80,12 +80,13 @@ def test_a_result_that_does_not_answer_as_in_memory_is_not_kept(
     assert sorted(paths.runs().iterdir()) == before, "Nothing is left of it."
 
 
-def test_the_sum_of_two_is_their_sum(runs: list[RunDir]) -> None:
+def test_the_sum_of_two_is_their_sum(runs: list[RunDir], unsynced: dict[Path, list[str]]) -> None:
     first, second, other = runs[0], runs[2], runs[1]
     combined = combine.combine(
         Combination((first.id, second.id), (0.75, -0.5), "cat", name="a | b"), print
     )
     run = paths.run_dir(combined.run)
+    assert unsynced[run.path] == [], "It is on the disk before it has its name."
     ours, left, right = updates(run), updates(first), updates(second)
     assert combined.rank == 6 and ours.keys() == left.keys() == right.keys()
     for name, update in ours.items():

@@ -52,7 +52,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_every_type_is_read_back_with_the_tokens_and_logits_of_the_folder(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, unsynced: dict[Path, list[str]]
 ) -> None:
     sizes = []
     for kind in gguf_file.QUANTISATIONS:
@@ -60,6 +60,7 @@ def test_every_type_is_read_back_with_the_tokens_and_logits_of_the_folder(
         proof = gguf_file.write(folder, file, kind)
         sizes.append(file.stat().st_size)
         assert proof.share_of_spread <= proof.bound and proof.tokens > 100
+        assert unsynced[file] == [], "It is on the disk before it has its name."
     assert gguf_file.write(folder, tmp_path / "b.gguf", "F32").share_of_spread < 1e-5
     assert sizes[0] > sizes[1] > sizes[2]
     fields = gguf.GGUFReader(tmp_path / "F16.gguf").fields

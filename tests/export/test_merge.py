@@ -251,7 +251,11 @@ class Disk(NamedTuple):
 
 @pytest.mark.parametrize("damage", ["up", "down", "nan"])
 def test_what_the_disk_holds_is_compared_and_nothing_else_is_kept(
-    trained: list[RunDir], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    trained: list[RunDir],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unsynced: dict[Path, list[str]],
+    damage: str,
 ) -> None:
     """The write itself goes wrong: what lies in memory is sound, what lies on the disk is not."""
     real = LlamaForCausalLM.save_pretrained
@@ -276,6 +280,7 @@ def test_what_the_disk_holds_is_compared_and_nothing_else_is_kept(
     files = list((tmp_path / "out" / "merged").iterdir())
     assert merged.bytes == sum(file.stat().st_size for file in files)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["merged"]
+    assert unsynced[tmp_path / "out" / "merged"] == [], "It is on the disk before it has its name."
     card = (tmp_path / "out" / "merged" / "README.md").read_text()
     assert "Tried with transformers" in card and 'library_name: "transformers"' in card
 

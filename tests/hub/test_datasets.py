@@ -52,7 +52,9 @@ def several(stand_in: StandIn) -> StandIn:
     return stand_in
 
 
-def test_each_config_and_split_has_a_file_of_its_own(several: StandIn) -> None:
+def test_each_config_and_split_has_a_file_of_its_own(
+    several: StandIn, unsynced: dict[Path, list[str]]
+) -> None:
     found = {
         name: texts(hub_fetch.fetch(hub.parse(name)))
         for name in (f"{NAME}:en", f"{NAME}:en@test", f"{NAME}:de")
@@ -62,6 +64,10 @@ def test_each_config_and_split_has_a_file_of_its_own(several: StandIn) -> None:
     }  # fmt: skip
     assert sorted(hub.fetched()) == sorted(found)
     assert hub.state_of(hub.parse(f"{NAME}:en")).rows == 3
+    written = [file for file in unsynced if file.parent == hub.folder() and file.suffix == ".jsonl"]
+    assert len(written) == 3 and not any(unsynced[file] for file in written), (
+        "They are on the disk."
+    )
     left = {file.suffix for file in hub.folder().iterdir() if file.is_file()}
     assert left == {".jsonl", ".json"}, "the downloaded files are removed"
     asked = {line.path.rpartition("/")[2] for line in several.requests("GET", "/cdn/")}

@@ -51,12 +51,16 @@ def blobs(repo: Repository) -> dict[str, int]:
     return {file.suffix: file.stat().st_size for file in folder.iterdir()}
 
 
-def test_files_come_once_to_where_the_library_has_them(stand_in: StandIn, repo: Repository) -> None:
+def test_files_come_once_to_where_the_library_has_them(
+    stand_in: StandIn, repo: Repository, unsynced: dict[Path, list[str]]
+) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     place = fetch(repo)
     cache.note_reference(repo, "")
     assert (place / FILE).read_bytes() == CONTENT and (place / "config.json").read_bytes() == SMALL
+    for name in (FILE, "config.json"):
+        assert unsynced[(place / name).resolve()] == [], "It is on the disk before it has its name."
     folder = str(place.parent.parent.parent)
     found = try_to_load_from_cache(NAME, FILE, cache_dir=folder)
     assert found == str(place / FILE), "other programs find it under the branch"

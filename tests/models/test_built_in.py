@@ -30,11 +30,14 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return files
 
 
-def test_a_model_is_converted_once(converted: list[Path], tmp_path: Path) -> None:
+def test_a_model_is_converted_once(
+    converted: list[Path], tmp_path: Path, unsynced: dict[Path, list[str]]
+) -> None:
     lines: list[str] = []
     for _ in range(2):
         assert built_in.prepare(MODEL, lines.append) == MODEL.folder
     assert converted == [tmp_path / "tiny.gguf"] and len(lines) == 2
+    assert unsynced[MODEL.folder] == [], "It is on the disk before it has its name."
     origin = read_object(MODEL.folder / "origin.json")
     assert origin == {"package": "no_such_package", "file": "tiny.gguf", "license": "MIT"}
     assert [file.name for file in MODEL.folder.parent.iterdir()] == ["tiny"]

@@ -45,6 +45,14 @@ def test_there_and_back(trained: list[RunDir], exported: Path) -> None:
         export_import.export(same, exported)
 
 
+def test_an_archive_and_a_run_are_on_the_disk_before_they_have_their_names(
+    trained: list[RunDir], tmp_path: Path, unsynced: dict[Path, list[str]]
+) -> None:
+    file = export_import.export(trained[1], tmp_path / "run.zip", checkpoints=True)
+    run = export_import.import_run(file)
+    assert unsynced[file] == [] and unsynced[run.path] == []
+
+
 def test_only_ended_runs_are_exported(trained: list[RunDir], tmp_path: Path) -> None:
     trained[0].result.unlink()
     trained[0].process.unlink()
