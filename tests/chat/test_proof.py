@@ -26,5 +26,5 @@ def test_a_tensor_is_in_the_model_when_all_of_it_is(tmp_path: Path) -> None:
 
 def test_a_tensor_that_is_missing_is_told() -> None:
     [problem] = Proof(tensors=4, tensors_loaded=3, effect=0.5, base_difference=0.0).problems
-    assert problem.startswith("Only 3 of the 4 tensors")
+    assert problem.startswith("Only 3 of the result's 4 tensors are")
     assert Proof(tensors=4, tensors_loaded=4, effect=0.5, base_difference=0.0).problems == []

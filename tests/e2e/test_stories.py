@@ -417,7 +417,8 @@ def test_answers_are_drawn_and_can_do_no_harm(page: Page, server: Server) -> Non
     expect(page.get_by_role("table")).to_be_visible()
     expect(page.get_by_text("interrupted: the chat process ended")).to_be_visible()
     answer = page.locator(".stMain")
-    assert answer.locator("a[href*=evil], img[src*=evil], script").count() == 0
+    foreign = "a[href*=evil], img[src*=evil], script:not([class*=st-key-theme-watch] *)"
+    assert answer.locator(foreign).count() == 0
     assert page.evaluate("window.hit") is None
     text = answer.inner_text().replace("\u2060", "")
     assert ":red[alarm]" in text and ":material/warning:" in text and "$x^2$" in text

@@ -73,6 +73,8 @@ def test_a_planner_that_is_ended_in_its_warm_up_ends_quietly(
     """The server is shut down while a page has just asked for a warm planner."""
     raised: list[BaseException | None] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: raised.append(args.exc_value))
+    # a background process of a shell ignores SIGINT, and so would the planner
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     planner = Planner(module="tests.preflight.server_of_endless_imports")
     warming = threading.Thread(target=planner.warm)
     warming.start()
@@ -84,6 +86,7 @@ def test_a_planner_that_is_ended_in_its_warm_up_ends_quietly(
         assert planner._process is not None
         planner._process.send_signal(number)
     warming.join(30)
+    signal.signal(signal.SIGINT, before)
     assert not warming.is_alive() and raised == []
     planner.close()
 

@@ -20,7 +20,7 @@ HALF = Saving("Halve the batch size", {"train.batch_size": 1}, True, 3 * GB, 2 *
 class Job:
     """The estimate of a form, there at once: too large for a batch of more than one."""
 
-    is_complete, problem = True, ""
+    is_complete, error = True, None
 
     def __init__(self, spec: dict[str, Any]) -> None:
         peak = 5e9 if spec["train"]["batch_size"] > 1 else 3e9

@@ -140,5 +140,5 @@ def test_a_part_of_a_file_is_only_looked_at(
     at.session_state["data.tab"] = "Rows"
     at.run()
     text = words(at)
-    assert "These are the first 3 rows" in text and "Double-click" not in text
+    assert "Only the first 3 rows can be read here" in text and "Double-click" not in text
     row_editor._tables._entries.clear()
