@@ -4,6 +4,7 @@ lead elsewhere."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -193,10 +194,14 @@ def file_identity(path: Path) -> tuple[int, ...]:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename in it survives a power cut."""
+    """fsync a folder, so that a rename in it survives a power cut. Some file systems, of networks
+    and of USB sticks, cannot sync folders: what is written there is no worse for it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 

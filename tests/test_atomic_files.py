@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -132,6 +135,27 @@ def test_no_more_is_read_than_the_caller_allows(tmp_path: Path) -> None:
     assert atomic_files.read_bytes(file, 4) == b"abcd"
     with pytest.raises(OSError, match="has 4 bytes; at most 3 are read"):
         atomic_files.read_bytes(file, 3)
+
+
+@pytest.mark.parametrize(
+    ("number", "is_raised"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
+)
+def test_a_file_system_that_cannot_sync_folders_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_raised: bool
+) -> None:
+    """A merged model may be written to a USB stick; a disk that fails is told all the same."""
+    (tmp_path / "file").write_text("x")
+    synced: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        synced.append("file")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(OSError, match=r"\[Errno") if is_raised else contextlib.nullcontext():
+        atomic_files.sync_tree(tmp_path)
+    assert synced == ["file"]
 
 
 def test_a_file_that_was_replaced_or_written_to_is_another(tmp_path: Path) -> None:

@@ -122,6 +122,16 @@ def test_rooms_import_downwards() -> None:
     assert solved == set(), "nothing climbs there any more: take it out of CLIMBS"
 
 
+def test_peft_is_imported_by_the_function_that_leaves_the_compiler_out() -> None:
+    plain = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in sources("lab/**/*.py")
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Import) and "peft" in {alias.name for alias in node.names}
+    ]
+    assert len(plain) == 1 and plain[0].startswith("lab/library_imports.py"), "use import_peft"
+
+
 def test_the_benches_are_imported_by_their_verb_alone() -> None:
     everything_else = sources("lab/**/*.py", "pages/*.py", "app.py")
     assert offenders(everything_else, {"bench"}, top_level_imports) == []

@@ -3,7 +3,7 @@
 A claim is held against a difference of two contestants and its 95 % interval: confirmed where the
 difference is shown in the direction of the claim, off where it is shown in the other one, open
 where it is not shown. A best learning rate has no interval: what its sentence says instead is how
-far apart the rates stand that were tried, and whether the runs tell the best from the next one. A
+far apart the rates are that were tried, and from which of them the losses do not separate it. A
 claim with several tests is confirmed where all of them are, and off where
 one of them is.
 """
@@ -241,7 +241,7 @@ def _by_rate(name: str, racing: list[Finisher]) -> dict[float, Contestant]:
 
 def _certainty(names: list[str], racing: list[Finisher]) -> str:
     """How sure best rates are: the distance to the nearest other rate that was tried, and whether
-    the interval of the difference of losses tells the best from every other one."""
+    the interval of the difference of losses separates the best from every other one."""
     factors, unsure = [], []
     for name in names:
         tried = _by_rate(name, racing)
@@ -257,14 +257,12 @@ def _certainty(names: list[str], racing: list[Finisher]) -> str:
             if not abs(apart) > half:
                 alike.append(formatting.rate(rate))
         if alike:
-            unsure.append(
-                f"{formatting.rate(best)} of {name} is not told from {' or '.join(alike)}"
-            )
-    steps = " and ".join(f"{factor:.2g}" for factor in dict.fromkeys(factors))
-    sentence = f"The rates tried resolve a best one to a factor of {steps} only"
+            unsure.append(f"{formatting.rate(best)} of {name} from {' or '.join(alike)}")
+    steps = " and ".join(dict.fromkeys(f"{factor:.2g}" for factor in factors))
+    sentence = f"The nearest other rates are a factor of {steps} away: the best is known no finer."
     if unsure:
-        sentence += f"; by the intervals of the losses, {' and '.join(unsure)}"
-    return f"{sentence}."
+        sentence += f" The intervals of the losses do not separate {' and '.join(unsure)}."
+    return sentence
 
 
 def _best_rate(name: str, losses: dict[float, float]) -> str:
@@ -280,9 +278,9 @@ def _best_rate(name: str, losses: dict[float, float]) -> str:
 
 
 def learning_rate(figures: RunFigures) -> float | None:
-    """That of the run's spec."""
+    """That of the run's spec; None where no training can have had it."""
     rate = finite_number(part(figures.spec, "train").get("learning_rate"))
-    return None if rate is None else float(rate)
+    return float(rate) if rate is not None and rate > 0 else None
 
 
 def _capital(words: str) -> str:

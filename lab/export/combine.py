@@ -68,7 +68,8 @@ class Combination:
             problems.append(f"2 to {MAX_RESULTS} different results are combined, not {count}.")
         if len(self.weights) != count:
             problems.append(
-                f"{quantity(count, 'result')} cannot have {quantity(len(self.weights), 'weight')}."
+                f"Each result needs a weight: {quantity(count, 'result')} and "
+                f"{quantity(len(self.weights), 'weight')} were given."
             )
         for weight in self.weights:
             if not abs(weight) <= MAX_WEIGHT or weight == 0:

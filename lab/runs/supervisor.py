@@ -18,7 +18,6 @@ from lab import host, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.checked_run import read_forecast
 from lab.errors import LabError
-from lab.formatting import quantity
 from lab.hub import credentials
 from lab.paths import RunDir
 from lab.runs import chat_memory, index, ladder, queue, supervisor_start, warm_worker
@@ -141,8 +140,7 @@ class Supervisor:
                 self.unreleased.pop(run_id, None)
             elif time.monotonic() - since > RETURN_S:
                 self.unreleased[run_id] = (
-                    f"{run_id} was killed, but {quantity(len(left), 'process', 'processes')} "
-                    "of it did not end and "
+                    f"{run_id} was killed, but of its processes {len(left)} did not end, and "
                     f"{used_bytes / 1e9:.1f} GB of GPU memory are not released. A driver that "
                     "hangs keeps them: restart the machine if they stay."
                 )

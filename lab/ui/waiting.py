@@ -33,6 +33,7 @@ class BackgroundJob:
     def __init__(self) -> None:
         self.asking = Asking(self._is_wanted)
         self.error: Exception | None = None
+        self.failed_at = 0.0  # on the monotonic clock
         self.is_complete = self.was_abandoned = False
         self.thread = threading.Thread(target=self._work, name=type(self).__name__, daemon=True)
         self._seen_by: dict[str, float] = {}
@@ -52,6 +53,7 @@ class BackgroundJob:
         except Abandoned:
             self.was_abandoned = True
         except Exception as error:  # the page shows it: a thread's traceback reaches nobody
+            self.failed_at = time.monotonic()
             self.error = error
         self.is_complete = not self.was_abandoned
 
@@ -59,11 +61,14 @@ class BackgroundJob:
     def is_stale(self) -> bool:
         """Whether who looks now needs a new job. One that has failed stays for the session that
         saw it, or every tick of its page would begin another, which fails as well; a session that
-        comes to it anew, and a click on Try again (`failure`), ask once more."""
+        comes to it later, and a click on Try again (`failure`), ask once more. Later: sessions
+        whose pages tick beside each other would ask again for each other in turn."""
         if self.was_abandoned or self.asking.is_cancelled:
             return True
+        if self.error is None or time.monotonic() - self.failed_at < GONE_S:
+            return False
         with _lock:
-            return self.error is not None and _session() not in self._seen_by
+            return _session() not in self._seen_by
 
     def _is_wanted(self) -> bool:
         """Whether a page looks at it, or none has yet."""

@@ -130,12 +130,14 @@ def test_the_best_rates_of_two_are_held_against_each_other() -> None:
     sentence = verdict_of_test(test, racing).sentence
     assert "LoRA did best at a learning rate of 6e-3, the highest that was tried" in sentence
     assert "Full did best at a learning rate of 6e-5 (" in sentence, "two rates have no edge"
-    assert sentence.endswith("The rates tried resolve a best one to a factor of 3 and 3.3 only.")
+    assert sentence.endswith(
+        "The nearest other rates are a factor of 3 and 3.3 away: the best is known no finer."
+    )
     losses = (2.0, 2.5, 2.1, 2.1)
     racing = racing_of(dict(zip(rates, ((loss,) for loss in losses), strict=True)), rates=rates)
     assert verdict_of_test(test, racing).sentence.endswith(
-        "to a factor of 3.3 only; by the intervals of the losses, 6e-4 of LoRA is not told from "
-        "2e-3."
+        "a factor of 3.3 away: the best is known no finer. The intervals of the losses do not "
+        "separate 6e-4 of LoRA from 2e-3."
     )
     only = {name: rates[name] for name in ("Full at 6e-5", "LoRA at 6e-4", "LoRA at 2e-3")}
     racing = racing_of(dict(zip(only, ((2.0,), (2.1,), (2.4,)), strict=True)), rates=rates)

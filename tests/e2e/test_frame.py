@@ -147,11 +147,26 @@ FAINT = """() => {
 }"""
 
 
+LOSS_PLOT = "document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')"
+
+
 def visit(chrome: Browser, server: Server, theme: Any) -> Page:
     """A page in a browser of its own that the server knows; its context is to be closed."""
     page = new_window(chrome, viewport={"width": 1440, "height": 900}, color_scheme=theme)
     page.goto(server.address)
     return page
+
+
+def visit_monitor(
+    chrome: Browser, server: Server, trained_home: Path, theme: Any
+) -> tuple[Page, RunDir]:
+    """Monitor of a trained run, at rest, and the run."""
+    shutil.copytree(trained_home / "runs", server.home / "runs")
+    run = RunDir(next((server.home / "runs").iterdir()))
+    page = visit(chrome, server, theme)
+    page.goto(f"{server.url}/monitor?run={run.id}")
+    settled(page)
+    return page, run
 
 
 def find_violations(page: Page) -> list[str]:
@@ -271,11 +286,7 @@ def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server
 def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     chrome: Browser, server: Server, trained_home: Path
 ) -> None:
-    shutil.copytree(trained_home / "runs", server.home / "runs")
-    run = next((server.home / "runs").iterdir()).name
-    page = visit(chrome, server, "dark")
-    page.goto(f"{server.url}/monitor?run={run}")
-    settled(page)
+    page, run = visit_monitor(chrome, server, trained_home, "dark")
     page.wait_for_selector("[class*=st-key-chart-loss] .js-plotly-plot .scatterlayer")
     curve = page.evaluate(
         """() => document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')
@@ -285,7 +296,7 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
         """() => getComputedStyle(document.querySelector('h3 .stMarkdownColoredText')).color"""
     )
     widget(page, "monitor.log").locator("label").first.click()
-    plot = "document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')"
+    plot = LOSS_PLOT
     page.wait_for_function(f"{plot}._fullLayout.yaxis.type === 'log'")
     low, high = page.evaluate(f"{plot}._fullLayout.yaxis.range.map(exponent => 10 ** exponent)")
     names = page.evaluate(f"{plot}._fullLayout.annotations.map(name => 10 ** name.y)")
@@ -293,7 +304,7 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     page.context.close()
     assert min(losses) / 2 < low < min(losses) and max(losses) < high < 2 * max(losses)
     assert names and all(low <= name <= high for name in names), "Names stand at their lines."
-    expected = colours.hex_of(run_colours.colour_of(RunDir(server.home / "runs" / run)), True)
+    expected = colours.hex_of(run_colours.colour_of(run), True)
     assert curve == expected
     red, green, blue = (int(expected[i : i + 2], 16) for i in (1, 3, 5))
     assert dot == f"rgb({red}, {green}, {blue})"
@@ -303,15 +314,13 @@ def test_charts_at_rest_follow_the_theme(
     chrome: Browser, server: Server, trained_home: Path
 ) -> None:
     """Without a click, also after a way through another page, and with the choices as they were."""
-    shutil.copytree(trained_home / "runs", server.home / "runs")
-    run = next((server.home / "runs").iterdir()).name
-    page = visit(chrome, server, "light")
+    page, run = visit_monitor(chrome, server, trained_home, "light")
     page.goto(f"{server.url}/results")
     settled(page)
-    page.goto(f"{server.url}/monitor?run={run}")
+    page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)
     widget(page, "monitor.log").locator("label").first.click()
-    plot = "document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')"
+    plot = LOSS_PLOT
     for theme in ("light", "dark", "light"):
         page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         ink = chart_style.View(dark=theme == "dark").ink

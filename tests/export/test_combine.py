@@ -166,7 +166,7 @@ def test_numbers_are_checked_all_at_once(runs: list[RunDir]) -> None:
     bad = Combination((runs[0].id,), (0.0, 99.0), "mean", density=1.5, rank=0)
     with pytest.raises(LabError) as refusal:
         combine.combine(bad)
-    for words in ("2 to 8 different", "1 result cannot have 2 weights", "weight 0 ", "weight 99 "):
+    for words in ("2 to 8 different", "1 result and 2 weights", "weight 0 ", "weight 99 "):
         assert words in str(refusal.value)
     assert "'mean' is not a type" in str(refusal.value) and "density 1.5" in str(refusal.value)
     assert "rank 0" in str(refusal.value)

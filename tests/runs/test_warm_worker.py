@@ -71,7 +71,7 @@ def test_what_a_killed_worker_leaves_is_said(
     monkeypatch.setattr(supervisor, "RETURN_S", 0.0)
     loop.killed["a-run"] = (record, time.monotonic())
     assert loop.tick(), "it goes on looking"
-    assert "1 process of it did not end" in queue.unreleased_memory()[0]
+    assert "of its processes 1 did not end" in queue.unreleased_memory()[0]
     subprocess.run(["kill", *map(str, process.group_members(worker.pid))], check=True)
     end = time.monotonic() + 10
     while loop.killed:

@@ -86,7 +86,11 @@ def test_a_failure_stays_for_who_saw_it_until_they_ask_again(
     job.thread.join()
     assert job.is_complete and not job.is_stale, "Her page would ask at every tick."
     as_session(monkeypatch, "ben")
-    assert job.is_stale, "Who comes to it anew asks once more."
+    assert not job.is_stale, "Pages that tick beside each other would ask in turn for ever."
+    job.failed_at -= waiting.GONE_S
+    assert job.is_stale, "Who comes to it later asks once more."
+    as_session(monkeypatch, "anna")
+    assert not job.is_stale, "She has seen it, however long ago it failed."
     as_session(monkeypatch, "anna")
     other.look("here")
     assert job.is_stale, "She has changed the form, and changed it back."
