@@ -145,3 +145,12 @@ def test_the_best_rates_of_two_are_held_against_each_other() -> None:
     assert sentence.endswith("Only one rate of Full was tried, so its best is not known.")
     racing = racing_of({"LoRA at 6e-4": (2.0,)}, rates=rates)
     assert verdict_of_test(test, racing).verdict == "open", "nothing of full ended"
+
+
+@pytest.mark.parametrize("damaged", [0.0, -1e-4, float("nan")])
+def test_a_rate_that_no_training_can_have_had_is_none(damaged: float) -> None:
+    test = ClaimTest("E1", "learning_rate", "LoRA", "Full", ratio=(10.0, 15.0), sentence="s")
+    rates = {"Full at 6e-5": 6e-5, "Full at 0": damaged, "LoRA at 6e-4": 6e-4}
+    losses = {"Full at 6e-5": (2.1,), "Full at 0": (1.0,), "LoRA at 6e-4": (2.0,)}
+    verdict = verdict_of_test(test, racing_of(losses, rates=rates))
+    assert (verdict.verdict, verdict.value) == ("confirmed", 10.0)
