@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lab import formatting, paths
+from lab.atomic_files import sync_tree
 from lab.errors import LabError, refusal_of
 from lab.hub import repository, settings
 from lab.hub.repository import RemoteFile, Repository
@@ -77,6 +78,7 @@ def link(link_path: Path, blob: Path) -> None:
         aside.symlink_to(target)
     except OSError:  # a file system without links
         shutil.copyfile(blob, aside)
+        sync_tree(aside)
     os.replace(aside, link_path)
 
 

@@ -304,7 +304,7 @@ def test_a_cache_that_is_moved_still_holds_its_files(
 
 
 def test_a_disk_without_links_gets_copies(
-    repo: Repository, monkeypatch: pytest.MonkeyPatch
+    repo: Repository, monkeypatch: pytest.MonkeyPatch, unsynced: dict[Path, list[str]]
 ) -> None:
     def refuse(*_: Any) -> None:
         raise OSError("no links here")
@@ -312,6 +312,7 @@ def test_a_disk_without_links_gets_copies(
     monkeypatch.setattr(Path, "symlink_to", refuse)
     file = fetch(repo) / FILE
     assert not file.is_symlink() and file.read_bytes() == CONTENT
+    assert unsynced[file] == [], "It is on the disk before it has its name."
 
 
 def test_an_empty_file_and_one_with_an_odd_name_are_fetched(stand_in: StandIn) -> None:
