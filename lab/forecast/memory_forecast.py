@@ -141,9 +141,10 @@ def outline_for_any_rows(
     with more: the allocator rounds small tensors by a larger share. They are traced as they are.
     """
     from lab.forecast.outline import at_rows
-    from lab.train.loss import CHUNK_ELEMENTS
+    from lab.train.loss import largest_chunk
 
-    batch_size, chunk = spec.train.batch_size, CHUNK_ELEMENTS // config.vocab_size
+    batch_size, vocabulary = spec.train.batch_size, config.vocab_size
+    chunk = largest_chunk(on_gpu=options.on_gpu) // vocabulary
     ends = (most // 2, most) if most > 1 else (1, 2)
     least = batch_of(_with_rows(spec, min(batch_size, ends[0])), options)
     tokens = least.rows * least.length if least.counted is None else least.counted

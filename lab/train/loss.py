@@ -8,30 +8,95 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 24  # logits alive at a time: 64 MB in float32
-_all_chunks: ContextVar[bool] = ContextVar("is_repeated", default=True)
+# logits alive at a time: 64 MB in float32
+CHUNK_ELEMENTS = 1 << 24
+# On a GPU every chunk reads the whole head from memory, twice, so that fewer chunks are faster (see
+# docs/measured.md). A head that trains has a gradient in float32, which every chunk reads and
+# writes: there a chunk may take a quarter of that.
+GPU_CHUNK_ELEMENTS = 1 << 25
+LARGEST_GPU_CHUNK_ELEMENTS = 1 << 26
+
+
+@dataclass(frozen=True)
+class _Tracing:
+    on_gpu: bool
+
+
+_tracing: ContextVar[_Tracing | None] = ContextVar("tracing", default=None)
 
 
 @contextmanager
-def trace_few_chunks() -> Iterator[None]:
-    """For tensors without data: each chunk but the last needs the same memory, so a few stand for
-    all; an even number for an even number, since blocks of the allocator take turns."""
-    token = _all_chunks.set(False)
+def trace_few_chunks(*, on_gpu: bool) -> Iterator[None]:
+    """For tensors without data, which stand for those of a GPU or of a processor: each chunk but
+    the last needs the same memory, so a few stand for all; an even number for an even number, since
+    blocks of the allocator take turns."""
+    token = _tracing.set(_Tracing(on_gpu))
     try:
         yield
     finally:
-        _all_chunks.reset(token)
+        _tracing.reset(token)
+
+
+def _is_on_gpu(tensor: torch.Tensor) -> bool:
+    tracing = _tracing.get()
+    return tensor.is_cuda if tracing is None else tracing.on_gpu
 
 
 def _chunks(count: int, step: int) -> Sequence[int]:
     starts = range(0, count, step)
-    if _all_chunks.get() or len(starts) <= 4:
+    if _tracing.get() is None or len(starts) <= 4:
         return starts
     return [*starts[: 3 - len(starts) % 2], starts[-1]]
+
+
+def _chunk_rows(weight_VH: torch.Tensor, *, trains: bool) -> int:
+    """How many tokens' logits are alive at a time."""
+    elements = CHUNK_ELEMENTS
+    if _is_on_gpu(weight_VH):
+        largest = min(weight_VH.numel() // 4, LARGEST_GPU_CHUNK_ELEMENTS)
+        elements = max(GPU_CHUNK_ELEMENTS, largest if trains else 0)
+    return max(1, elements // len(weight_VH))
+
+
+def largest_chunk(*, on_gpu: bool) -> int:
+    """The most logits that are ever alive at a time."""
+    return LARGEST_GPU_CHUNK_ELEMENTS if on_gpu else CHUNK_ELEMENTS
+
+
+def _logits(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, bias_V: Any) -> torch.Tensor:
+    """(N, V) in float32; a GPU adds up and stores them in float32, a processor in the factors'
+    type."""
+    if hidden_NH.dtype != torch.float32 and _is_on_gpu(hidden_NH):
+        logits_NV = torch.mm(hidden_NH, weight_VH.t(), out_dtype=torch.float32)
+    else:
+        logits_NV = torch.mm(hidden_NH, weight_VH.t()).float()
+    if bias_V is not None:
+        logits_NV += bias_V.float()
+    return logits_NV
+
+
+def _losses(logits_NV: torch.Tensor, targets_N1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(losses, sums), both (N, 1). In place: afterwards `logits_NV` divided by `sums` is the
+    softmax. No second tensor of their size exists."""
+    at_target = logits_NV.gather(1, targets_N1)
+    top = logits_NV.amax(dim=1, keepdim=True)
+    sums = logits_NV.sub_(top).exp_().sum(dim=1, keepdim=True)
+    return sums.log().add_(top).sub_(at_target), sums
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """total += a b, where `total` is in float32; without a tensor beside it on a GPU."""
+    if _tracing.get() is not None and _is_on_gpu(a):
+        total.zero_()  # torch 2.11 has no fake of the product below; this is one kernel as well
+    elif a.dtype != torch.float32 and _is_on_gpu(a):
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total += torch.mm(a, b)
 
 
 class FusedLinearCrossEntropy(torch.autograd.Function):
@@ -56,27 +121,28 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
         grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias else None
         weight = weight_VH.to(compute)
-        step = max(1, CHUNK_ELEMENTS // weight_VH.shape[0])
+        step = _chunk_rows(weight_VH, trains=needs_weight)
         for start in _chunks(hidden_NH.shape[0], step):
             part = slice(start, start + step)
             hidden = hidden_NH[part].to(compute)
             targets = targets_N[part].unsqueeze(1)
-            logits = torch.mm(hidden, weight.t()).float()
-            if bias_V is not None:
-                logits += bias_V.float()
-            top = torch.logsumexp(logits, dim=1, keepdim=True)
-            total += (top - logits.gather(1, targets)).sum()
-            if not any(ctx.needs_input_grad[:3]):
-                continue
-            grad = logits.sub_(top).exp_()  # softmax, in place
-            grad.scatter_add_(1, targets, grad.new_full(targets.shape, -1.0))
+            logits = _logits(hidden, weight, bias_V)
+            losses, sums = _losses(logits, targets)
+            total += losses.sum()
+            # the softmax less one at the target, rounded once
+            logits.scatter_add_(1, targets, -sums)
+            if compute == torch.float32:
+                grad = logits.div_(sums)
+            else:
+                grad = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=compute))
+            del logits  # else it would live until the next chunk's exist
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
-            narrow = grad.to(compute)
+                grad_bias += grad.sum(0, dtype=torch.float32)
             if grad_hidden is not None:
-                grad_hidden[part] = torch.mm(narrow, weight)
+                grad_hidden[part] = torch.mm(grad, weight)
             if grad_weight is not None:
-                grad_weight += torch.mm(narrow.t(), hidden)
+                _add_product(grad_weight, grad.t(), hidden)
+            del grad
         ctx.gradients = (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight_VH.dtype),
@@ -95,6 +161,8 @@ def fused_loss(
     hidden_BTH: torch.Tensor, head: Any, batch: dict[str, torch.Tensor], compute: torch.dtype
 ) -> torch.Tensor:
     """Summed loss of the counted tokens from the last hidden states and the head module."""
+    if not torch.is_grad_enabled():  # the function would make gradients, the head's own among them
+        return fused_token_losses(hidden_BTH, head, batch, compute).sum()
     counted = hidden_BTH.flatten(0, 1).index_select(0, batch["loss_index"])
     bias = getattr(head, "bias", None)
     loss: torch.Tensor = FusedLinearCrossEntropy.apply(
@@ -111,14 +179,12 @@ def fused_token_losses(
     hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, batch["loss_index"])
     weight, bias = head_weight(head).to(compute), getattr(head, "bias", None)
     losses = [hidden_NH.new_zeros(0, dtype=torch.float32)]
-    step = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    step = _chunk_rows(weight, trains=False)
     for start in _chunks(hidden_NH.shape[0], step):
         part = slice(start, start + step)
-        logits = torch.mm(hidden_NH[part].to(compute), weight.t()).float()
-        if bias is not None:
-            logits += bias.float()
-        targets = batch["targets"][part].unsqueeze(1)
-        losses.append(torch.logsumexp(logits, dim=1) - logits.gather(1, targets)[:, 0])
+        logits = _logits(hidden_NH[part].to(compute), weight, bias)
+        losses.append(_losses(logits, batch["targets"][part].unsqueeze(1))[0][:, 0])
+        del logits  # else it would live until the next chunk's exist
     return torch.cat(losses)
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.data.batches import collate, packed_rows, single_rows
 from lab.data.chat_template import TokenizedExample
+from lab.forecast.trace.allocation_tracker import AllocationTracker
 from lab.train import loss as losses
 from lab.train.loss import FusedLinearCrossEntropy
 from lab.train.step import evaluation_loss, fused_matches_plain, is_causal, summed_loss
@@ -179,7 +181,7 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for one in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(one, torch.Tensor) and "view" not in str(func):
+            if isinstance(one, torch.Tensor) and not func.is_view:
                 self.numel = max(self.numel, one.numel())
         return result
 
@@ -195,6 +197,57 @@ def test_no_more_logits_live_at_a_time_than_a_chunk_holds(monkeypatch: pytest.Mo
         total.backward()
     assert largest.numel <= 40_000, "the logits of a chunk are the largest tensor that is made"
     assert largest.numel > 20_000, "chunks are no smaller than they may be"
+
+
+@pytest.mark.parametrize("loss", ["fused", "plain"])
+def test_without_a_gradient_no_gradient_is_made(loss: str) -> None:
+    """The checks before training ask a base whose weights could all train: the gradient of a head
+    of 128,256 words would be a gigabyte."""
+    batch = collate(single_rows(sequences()[:1]), pad=0)
+    model = model_of("llama")
+    with torch.no_grad(), Largest() as largest:
+        value = summed_loss(model, batch, precision="float32", loss=loss)
+    assert largest.numel < 97 * 32, "the head's gradient would be the largest tensor"
+    assert not value.requires_grad
+    expected = summed_loss(model, batch, precision="float32", loss=loss)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "hidden", "on_gpu", "trains", "elements"),
+    [
+        (128_256, 2048, False, True, 1 << 24),
+        (128_256, 2048, True, False, 1 << 25),
+        (128_256, 2048, True, True, 128_256 * 2048 // 4),
+        (49_152, 576, True, True, 1 << 25),
+        (151_936, 8192, True, True, 1 << 26),
+    ],
+)
+def test_a_chunk_is_as_large_as_its_device_likes(
+    vocabulary: int, hidden: int, on_gpu: bool, trains: bool, elements: int
+) -> None:
+    """On a GPU larger, and larger still beside the gradient of a head that trains."""
+    head = torch.empty(vocabulary, hidden, device="meta")
+    with losses.trace_few_chunks(on_gpu=on_gpu):
+        assert losses._chunk_rows(head, trains=trains) == elements // vocabulary
+    assert elements <= losses.largest_chunk(on_gpu=on_gpu)
+    assert losses._chunk_rows(head, trains=trains) == (1 << 24) // vocabulary, "no trace, no GPU"
+
+
+def test_on_a_gpu_the_heads_gradient_is_summed_without_a_second_one() -> None:
+    """In the trace of a GPU: the products of 16 bits go into the sum of 32 at once."""
+    tracker = AllocationTracker(on_gpu=True)
+    with FakeTensorMode(), losses.trace_few_chunks(on_gpu=True):
+        hidden = torch.empty(64, 32, dtype=torch.bfloat16)
+        grad, total = torch.empty(64, 4096, dtype=torch.bfloat16), torch.empty(4096, 32)
+        with tracker:
+            tracker.register([hidden, grad, total], "activations")
+            losses._add_product(total, grad.t(), hidden)
+        added = tracker.log()
+        logits = losses._logits(hidden, torch.empty(4096, 32, dtype=torch.bfloat16), None)
+    assert {event.operation for event in added.events} == {"given"}, "no tensor but those there"
+    assert sum(added.launches.values()) == 1, "one kernel"
+    assert logits.dtype == torch.float32
 
 
 def test_many_chunks_in_sixteen_bits_sum_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +289,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
 
 def test_few_chunks_stand_for_all_only_within() -> None:
     """Measuring memory leaves out chunks; training afterwards must not."""
-    with losses.trace_few_chunks():
+    with losses.trace_few_chunks(on_gpu=False):
         assert len(losses._chunks(1000, 10)) <= 4
     assert list(losses._chunks(1000, 10)) == list(range(0, 1000, 10))
 
