@@ -16,6 +16,7 @@ from typing import Any
 from lab.errors import Problem
 from lab.methods import Context, Unsupported, register
 from lab.methods.lora import LoraConfig
+from lab.methods.parts.int8_products import forget_inputs
 from lab.methods.qlora import QuantisedLora, device_map, kbit_option
 from lab.schema import option
 
@@ -90,6 +91,10 @@ class Lora8bit(QuantisedLora):
             ),
             "device_map": device_map(),
         }
+
+    def prepare(self, model: Any, config: Any, context: Context) -> None:
+        super().prepare(model, config, context)
+        forget_inputs()
 
     def needs_separate_base(self, config: Lora8bitConfig) -> bool:
         return True

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lab.data.batches import TokenSequence, collate
+from lab.methods.parts.int8_products import without_outliers
 from lab.models.weights import evaluating
 from lab.train.loss import fused_loss, fused_token_losses, plain_loss, plain_token_losses
 
@@ -125,7 +126,7 @@ def is_causal(model: nn.Module, *, precision: str) -> bool:
     first = torch.arange(8, device=device).unsqueeze(0)
     second = first.clone()
     second[0, -1] = 9
-    with evaluating(model), autocast(device, precision):
+    with evaluating(model), without_outliers(model), autocast(device, precision):
         logits = [model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)]
     max_difference = (logits[0].float() - logits[1].float()).abs().max()
     return bool(
@@ -142,7 +143,7 @@ def isolates_packed_sequences(model: nn.Module, *, precision: str) -> bool:
     ids = torch.arange(8, device=device).unsqueeze(0)
     other = torch.tensor([[12, 11, 10, 9, 4, 5, 6, 7]], device=device)
     positions = torch.arange(4, device=device).repeat(2).unsqueeze(0)
-    with evaluating(model), autocast(device, precision):
+    with evaluating(model), without_outliers(model), autocast(device, precision):
         logits = [
             model(input_ids=row, position_ids=positions, use_cache=False).logits[0, 4:]
             for row in (ids, other)
