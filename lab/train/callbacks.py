@@ -70,6 +70,7 @@ class RunCallback:
         self.ended_by: str | None = None
         self.eval_loss: float | None = None
         self._pending: dict[str, Any] | None = None
+        self._copied: torch.cuda.Event | None = None  # the losses of the pending record
         self._before: dict[str, float] = {}
         state = resumed.state if resumed is not None else {}
         self.best_loss = float(state.get("best_loss", math.inf))
@@ -300,8 +301,8 @@ class RunCallback:
         self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
 
     def _record(self, step_s: float, result: StepResult) -> None:
-        """Queue the record of this step; a value may be a tensor of one element. On a GPU it is
-        read one step later, when it is there, so that telemetry never makes the host wait."""
+        """Queue the record of this step. On a GPU its losses are copied once the step is through,
+        and read one step later: the host prepares the next step meanwhile."""
         used = self.used
         self._flush()
         self._pending = {
@@ -310,15 +311,18 @@ class RunCallback:
             "loss_tokens": used.loss_tokens,
             "seconds": used.seconds,
             "flops": used.flops,
-            "train/loss": result.losses,
-            "train/grad_norm": result.grad_norm,
+            "train/loss": result.losses.to("cpu", non_blocking=True),
+            "train/grad_norm": result.grad_norm.to("cpu", non_blocking=True),
             "train/learning_rate": self.loop.optimizer.param_groups[0]["lr"],
             "perf/step_s": step_s,
             "memory/peak_bytes": self.memory.peak_bytes,
         }
         self.eval_loss = None
         self.telemetry.seconds, self.telemetry.step_s = used.seconds, step_s
-        if not self.memory.on_gpu:
+        if self.memory.on_gpu:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
             self._flush()
 
     def _flush(self) -> None:
@@ -326,6 +330,8 @@ class RunCallback:
         record, self._pending = self._pending, None
         if record is None:
             return
+        if self._copied is not None:
+            self._copied.synchronize()  # of the step before: what runs now is not waited for
         record["train/loss"] = sum(record["train/loss"].tolist())
         record = {
             key: value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value

@@ -22,7 +22,19 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
     small_run: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, where a step's numbers are there when the next step has begun."""
-    record = callbacks.RunCallback._record
+    record, done = callbacks.RunCallback._record, list[str]()
+
+    class Event:
+        """Of CUDA: recorded behind what was launched, and waited for."""
+
+        def record(self) -> None:
+            self.number = done.count("recorded") + 1
+            done.append("recorded")
+
+        def synchronize(self) -> None:
+            done.append(f"waited for {self.number}")
+
+    monkeypatch.setattr(callbacks.torch.cuda, "Event", Event)
 
     class OfACard:
         on_gpu = True
@@ -43,6 +55,9 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
     monkeypatch.setattr(callbacks.RunCallback, "_record", read_later)
     run = small_run("lora", data={"eval_fraction": 0.0}, train={"max_steps": 3, "save_steps": 0})
     assert status(run).state == "done", status(run)
+    assert done == [
+        *("recorded", "waited for 1"), *("recorded", "waited for 2"), *("recorded", "waited for 3"),
+    ], "a step's numbers are copied once it is through, and read when they are there"  # fmt: skip
     records = record_reader.metrics(run, "train")
     assert [each["step"] for each in records] == [1, 2, 3], "the last one, too"
     passed = [0, *(each["tokens"] for each in records)]
