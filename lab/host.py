@@ -74,20 +74,30 @@ def all_gpus() -> list[HostGpu]:
     for index in range(pynvml.nvmlDeviceGetCount()):
         card = pynvml.nvmlDeviceGetHandleByIndex(index)
         for handle in _parts(pynvml, card) or [card]:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            memory = _memory(pynvml, handle)
             cards.append(
                 HostGpu(
                     index,
                     _text(pynvml.nvmlDeviceGetUUID(handle)),
                     _text(pynvml.nvmlDeviceGetName(handle)),
-                    int(memory.total),
-                    int(memory.free),
+                    *memory,
                     pynvml.nvmlSystemGetDriverVersion(),
                     _speed(pynvml, card),
                 )
             )
     pynvml.nvmlShutdown()
     return cards
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
+    """(bytes that CUDA can have, free bytes): the driver keeps some for itself, half a GB on an
+    H100, which the plain total includes."""
+    try:
+        info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
+        reserved = int(info.reserved)
+    except (nvml.NVMLError, TypeError):  # an older driver, or an older binding
+        info, reserved = nvml.nvmlDeviceGetMemoryInfo(handle), 0
+    return int(info.total) - reserved, int(info.free)
 
 
 def _parts(nvml: Any, card: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,3 +258,25 @@ def test_a_chat_process_without_a_model_holds_no_memory_that_a_run_could_use(
         started = identity["start"] - (not is_alive)
         write_json(lab_home / "chat" / "process.json", identity | {"start": started})
         assert chat_memory.held_bytes(on_gpu=True) == held, (used, is_alive)
+
+
+@pytest.mark.parametrize("knows_reserved", [True, False], ids=["newer driver", "older driver"])
+def test_what_the_driver_keeps_for_itself_is_no_memory_of_the_card(knows_reserved: bool) -> None:
+    """As read on an H100: NVML's total is half a GB more than CUDA can have."""
+
+    class Nvml:
+        nvmlMemory_v2 = 2
+
+        class NVMLError(Exception):
+            pass
+
+        def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> Any:
+            if version is None:
+                return SimpleNamespace(total=85_520_809_984, free=84_263_763_968)
+            if not knows_reserved:
+                raise self.NVMLError("Function Not Found")
+            assert version == self.nvmlMemory_v2
+            return SimpleNamespace(total=85_520_809_984, free=84_263_763_968, reserved=503_316_480)
+
+    total = 85_017_493_504 if knows_reserved else 85_520_809_984
+    assert host._memory(Nvml(), None) == (total, 84_263_763_968)
