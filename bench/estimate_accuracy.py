@@ -9,6 +9,7 @@ holds the predictions against each other: outlines and layer extension against f
 from __future__ import annotations
 
 import dataclasses
+import gc
 import random
 import statistics
 from collections.abc import Callable, Iterator
@@ -132,6 +133,7 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
         "fits": predicted.fits,
         "source": predicted.how.value,
     }
+    gc.collect()  # what the case before has left behind in cycles
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:

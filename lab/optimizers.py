@@ -16,6 +16,7 @@ from lab.errors import Problem
 PRECISIONS = ("float32", "mixed", "bfloat16")
 MIN_8BIT_ELEMENTS = 4096  # elements; bitsandbytes keeps smaller tensors' moments in float32
 BLOCK_8BIT = 256  # elements that share one float32 scale
+PAGED_ELEMENTS = 100_000  # bitsandbytes pages the moments of tensors of that many elements
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class OptimizerInfo:
     update_workspace_bytes: int = 0  # for each element of the largest tensor, while it is updated
     on_cpu: bool = True
     in_backward: bool = False
+    is_paged: bool = False  # on a GPU the moments lie outside what torch's allocator holds
     # lines of the body of a function of `groups` that makes the same rule without the lab
     script: Callable[[Any], list[str]] = lambda train: []
 
@@ -232,6 +234,7 @@ _ALL = [
         _paged_adamw_8bit,
         _two_small_moments,
         on_cpu=False,
+        is_paged=True,
         script=lambda train: _bitsandbytes_lines("PagedAdamW8bit"),
     ),
     OptimizerInfo(

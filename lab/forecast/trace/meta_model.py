@@ -30,6 +30,7 @@ class Quantised:
 
     bits: int
     bytes_per_weight: float
+    threshold: float = 0.0  # of 8 bits: inputs above it are outliers, which are looked for
 
     @staticmethod
     def of(settings: Any) -> Quantised | None:
@@ -40,7 +41,7 @@ class Quantised:
             double = getattr(settings, "bnb_4bit_use_double_quant", False)
             return Quantised(4, NF4_DOUBLE if double else NF4)
         if getattr(settings, "load_in_8bit", False):
-            return Quantised(8, 1.0)
+            return Quantised(8, 1.0, float(getattr(settings, "llm_int8_threshold", 0.0)))
         return None
 
 
@@ -104,7 +105,12 @@ def _quantise(model: Any, settings: Any, quantised: Quantised) -> None:
             )
         else:
             layer = bitsandbytes.nn.Linear8bitLt(
-                wide, out, bias=has_bias, has_fp16_weights=False, device="meta"
+                wide,
+                out,
+                bias=has_bias,
+                has_fp16_weights=False,
+                threshold=quantised.threshold,
+                device="meta",
             )
         layer.requires_grad_(False)
         owner, _, last = name.rpartition(".")

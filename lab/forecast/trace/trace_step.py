@@ -28,6 +28,7 @@ from lab.forecast.trace.materialise import materialise
 from lab.forecast.trace.meta_model import Quantised
 from lab.methods import Method
 from lab.models.decoder_structure import layers_if_any
+from lab.optimizers import PAGED_ELEMENTS
 from lab.spec import RunSpec
 from lab.train.loop import StepConfig, step
 from lab.train.loss import trace_few_chunks
@@ -71,15 +72,17 @@ def record(
     whatever an operation that cannot be traced raises. `real` runs it on the CPU with tensors that
     hold memory, to check the tracker itself.
     """
-    tracker = AllocationTracker()
-    with _traced(model, quantised, spec.train.optimizer, real=real):
+    tracker = AllocationTracker(on_gpu=on_gpu)
+    with _traced(model, quantised, spec.train.optimizer, on_gpu=on_gpu, real=real):
         weights = _Weights(model)
         optimizer = make_optimizer(model, method, spec)
         with tracker, emulate_cuda() if on_gpu else nullcontext(), masks(packed=batch.packed):
             for weight in [*model.parameters(), *model.buffers()]:
                 tracker.register([weight], "weights", weights.layer_of.get(id(weight)))
             tracker.segment = "warm"
-            _first_step(tracker, weights, optimizer)
+            with _paged_states(tracker) if on_gpu else nullcontext():
+                _first_step(tracker, weights, optimizer)
+            weights.give_scores(tracker, method.score_copies)
             tracker.segment = "forward.before"
             if spec.train.gradient_accumulation_steps > 1:
                 weights.give_gradients(tracker)
@@ -155,7 +158,7 @@ class OneDevice:
 
 @contextmanager
 def _traced(
-    model: Any, quantised: Quantised | None, optimizer: str, *, real: bool = False
+    model: Any, quantised: Quantised | None, optimizer: str, *, on_gpu: bool, real: bool = False
 ) -> Iterator[None]:
     """Within, the model's tensors are fakes (or, if `real`, hold memory), and train."""
     with ExitStack() as stack:
@@ -165,7 +168,7 @@ def _traced(
         else:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             stack.enter_context(mode)
-            stack.enter_context(trace_few_chunks())
+            stack.enter_context(trace_few_chunks(on_gpu=on_gpu))
             if optimizer.endswith("8bit"):
                 stack.enter_context(_real_tables())
             become_fake(model, mode, quantised)
@@ -190,11 +193,29 @@ def _real_tables() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _paged_states(tracker: AllocationTracker) -> Iterator[None]:
+    """Moments that a paged optimizer of bitsandbytes asks CUDA for are not in the allocator."""
+    import bitsandbytes.optim.optimizer as library
+
+    make = library.Optimizer8bit.get_state_buffer
+
+    def state(self: Any, weight: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        buffer: torch.Tensor = make(self, weight, dtype)
+        if self.is_paged and weight.numel() >= PAGED_ELEMENTS:
+            tracker.forget(buffer)
+        return buffer
+
+    with mock.patch.object(library.Optimizer8bit, "get_state_buffer", state):
+        yield
+
+
 class _Weights:
     """The weights that train, and which decoder layer each weight is in."""
 
     def __init__(self, model: Any) -> None:
         self.trainable = [weight for weight in model.parameters() if weight.requires_grad]
+        self.scores: list[torch.Tensor] = []
         self.layer_of = {
             id(tensor): index
             for index, layer in enumerate(layers_if_any(model))
@@ -205,6 +226,13 @@ class _Weights:
         for weight in self.trainable:
             weight.grad = torch.empty_like(weight)
         self.tag_gradients(tracker)
+
+    def give_scores(self, tracker: AllocationTracker, copies: int) -> None:
+        """What a method keeps beside the optimizer's state. How it comes by it needs numbers."""
+        for weight in self.trainable:
+            scores = [torch.empty_like(weight) for _ in range(copies)]
+            tracker.tag(scores, "optimizer", self.layer_of.get(id(weight)))
+            self.scores += scores
 
     def tag_gradients(self, tracker: AllocationTracker) -> None:
         for weight in self.trainable:
