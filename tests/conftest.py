@@ -22,6 +22,8 @@ from lab.runs import actions, supervisor_start
 # One thread each: two test processes on two cores, each with two threads that wait for each other,
 # take up to fifty times as long over small tensors. Workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The same on a machine with a GPU, where the values would be those of 16 bits.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from lab import access, host, paths, process
 from lab.atomic_files import read_object, write_json
