@@ -31,6 +31,7 @@ def test_the_buffers_are_those_of_the_card(
     [
         ((4096, 8192), (1,)),  # along the fastest dimension
         ((64, 8192), (0,)),  # few values for each thread
+        ((512, 8192), (0,)),  # 128 for each
         ((4096, 4_000_000), (0,)),  # more outputs than the card has blocks
         ((1, 8192), (0,)),
         ((4096, 1), (0,)),
