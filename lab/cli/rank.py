@@ -128,6 +128,8 @@ def _converted(outcome: convert.Conversion) -> Output:
             f"logits' spread; same top token {100 * outcome.same_top:.1f} %; KL {outcome.kl:.1e}."
         )
         console.print(f"[bold]{escape(outcome.run)}[/bold]")
+        if outcome.base_note:
+            console.print(f"[yellow]{escape(outcome.base_note)}[/]", soft_wrap=True)
         if outcome.note:
             console.print(f"The loss was not measured. {escape(outcome.note)}")
 

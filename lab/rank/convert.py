@@ -35,7 +35,8 @@ class Conversion:
     the length of all updates that is kept. The differences are those of the logits on `rows` rows:
     the largest, the same as a share of their spread, the share of positions with the same most
     likely token, and the KL divergence in nats a position. The losses, of the held-out rows in nats
-    a token, are None where they could not be measured; `note` says why."""
+    a token, are None where they could not be measured; `note` says why. `base_note`: that nobody can say
+    whether the base is the one that `run` was trained on."""
 
     run: str
     energy: float
@@ -52,6 +53,7 @@ class Conversion:
     loss_before: float | None = None
     loss_after: float | None = None
     note: str = ""
+    base_note: str = ""
 
 
 def why_not(run: RunDir) -> str:
@@ -89,7 +91,7 @@ def convert(
     receipt = read_object(run.artifact / "receipt.json") or {}
     is_narrow = spec.train.precision == "bfloat16"
     tell("loading the result")
-    weights_hash.check(receipt.get("base"), weights_hash.identify(source), run.id)
+    base_note = weights_hash.check(receipt.get("base"), weights_hash.identify(source), run.id)
     base = weights.load_model(source, torch.bfloat16 if is_narrow else torch.float32)
     loaded = lora_form.load(run, base)
     tokenizer = chat_models.prompt_terms(chat_models.parse(f"run:{run.id}")).tokenizer
@@ -138,6 +140,7 @@ def convert(
         loss_before=loss_before,
         loss_after=loss_after,
         note=note,
+        base_note=base_note,
     )
 
 

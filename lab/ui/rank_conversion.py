@@ -65,6 +65,8 @@ def _outcome(job: JobRecord) -> None:
             f"The LoRA holds {100 * outcome.fidelity:.0f} % of the length of all updates: "
             "embeddings stay as the base has them."
         )
+    if outcome.base_note:
+        st.caption(escape_markdown(outcome.base_note))
     if outcome.note:
         st.caption(f"The evaluation loss was not measured. {escape_markdown(outcome.note)}")
     st.page_link(

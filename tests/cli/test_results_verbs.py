@@ -395,6 +395,7 @@ def test_a_new_result_is_told_with_what_was_before_and_after(
         run="run-c", energy=0.9, ranks={"a": 4, "b": 2, "c": 2}, rank=4, fidelity=0.985,
         bytes_before=3000, bytes_after=1000, largest_difference=0.5, share_of_spread=0.01,
         same_top=0.75, kl=0.001, rows=4, loss_before=2.0, loss_after=2.125,
+        base_note="whether [base] is the same one was not checked.",
     )  # fmt: skip
     rank._converted(conversion).display()
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -403,6 +404,7 @@ def test_a_new_result_is_told_with_what_was_before_and_after(
     shown = " ".join(lines)
     assert "90 % of the energy of each layer, 98.5 % of the length" in shown
     assert "same top token 75.0 %" in shown
+    assert "whether [base] is the same one was not checked." in shown
 
 
 @pytest.mark.parametrize(

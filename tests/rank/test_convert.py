@@ -196,6 +196,22 @@ def test_each_layer_gets_the_fewest_singular_values_that_hold_the_energy(
     )
 
 
+def test_a_base_that_nobody_recorded_is_told(
+    families: dict[str, RunDir], lab_json: Callable[..., Any]
+) -> None:
+    """Of a run from before the lab kept the hash of the base."""
+    run = families["lora"]
+    file = run.artifact / "receipt.json"
+    receipt = file.read_text()
+    assert lab_json("rank", run.id, "--convert", "--energy", "0.5")["base_note"] == ""
+    try:
+        write_json(file, {k: v for k, v in (read_object(file) or {}).items() if k != "base"})
+        outcome = lab_json("rank", run.id, "--convert", "--energy", "0.5")
+    finally:
+        file.write_text(receipt)
+    assert "was trained before the lab kept a hash of the base" in outcome["base_note"]
+
+
 @pytest.mark.parametrize("name", DECOMPOSED)
 def test_what_peft_does_not_convert_is_decomposed(families: dict[str, RunDir], name: str) -> None:
     """Each linear layer as a truncated decomposition of what the result changes of it; embeddings

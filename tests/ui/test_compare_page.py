@@ -417,7 +417,7 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     monkeypatch.setattr(convert, "why_not", lambda run: "")
     outcome = convert.Conversion(
         run.id, 0.9, {"a": 1, "b": 3, "c": 7}, 7, 0.96, 9_800_000, 1_200_000, 0.25, 0.013, 0.998,
-        1e-4, 8, 2.41, 2.43, "No [rows].",
+        1e-4, 8, 2.41, 2.43, "No [rows].", "The base of [run] was not checked.",
     )  # fmt: skip
     record_of_job = JobRecord(finish="done", result=dataclasses.asdict(outcome))
     write_json(convert.job_file(run), dataclasses.asdict(record_of_job))
@@ -426,6 +426,7 @@ def test_a_conversion_shows_its_ranks_and_what_it_cost(
     assert "90 % of the energy: rank 1 to 7, median 3, in 3 layers; 9.80 MB → 1.20 MB." in text
     assert "Evaluation loss 2.410 → **2.430**. Largest logit difference 0.25, 1.3 %" in text
     assert "same top token 99.8 %" in text and "No [rows]." in text
+    assert "The base of [run] was not checked." in text
     assert "of the length of all updates" not in text, "It holds what 90 % of the energy is."
     of_full = dataclasses.replace(outcome, fidelity=0.92)  # its square is of the energy
     write_json(convert.job_file(run), dataclasses.asdict(JobRecord(finish="done",
