@@ -35,8 +35,8 @@ class Conversion:
     the length of all updates that is kept. The differences are those of the logits on `rows` rows:
     the largest, the same as a share of their spread, the share of positions with the same most
     likely token, and the KL divergence in nats a position. The losses, of the held-out rows in nats
-    a token, are None where they could not be measured; `note` says why. `base_note`: that nobody can say
-    whether the base is the one that `run` was trained on."""
+    a token, are None where they could not be measured; `note` says why. `base_note`: that
+    nobody can say whether the base is the one that `run` was trained on."""
 
     run: str
     energy: float

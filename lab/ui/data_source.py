@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import streamlit as st
 
 from lab import formatting
@@ -18,15 +20,15 @@ SOURCES = {
     "hub": "Hugging Face Hub",
 }
 BLOCK = 1 << 20
+# What a link may bring besides the dataset, and the field that shows it, which keeps its limits.
+FIELDS = {"evaluation": "data.held_out", "model": "data.model", "length": "data.length"}
 
 
 def choose() -> str:
     """The id of the set to look at; "" as long as none is chosen."""
     if saved := st.session_state.pop("data.saved", ""):
         _point_to(saved)
-    dataset_in_url = st.query_params.get("dataset", "")
-    if dataset_in_url and "data.source" not in st.session_state:
-        _point_to(dataset_in_url)
+    _follow_link()
     source = st.segmented_control(
         "Source",
         list(SOURCES),
@@ -42,8 +44,31 @@ def choose() -> str:
     }  # fmt: skip
     chosen = sources[str(source)]()
     if chosen:
-        st.query_params["dataset"] = chosen
+        st.query_params["dataset"] = st.session_state["data.in_url"] = chosen
     return chosen
+
+
+def link_to(dataset_id: str, evaluation: str, model: str, length: object) -> dict[str, str]:
+    """The query of a link to this page that shows the dataset of a form, with its settings."""
+    query = {"dataset": dataset_id, "evaluation": evaluation, "model": model}
+    return query | ({"length": str(length)} if isinstance(length, int) else {})
+
+
+def _follow_link() -> None:
+    """Show what the URL names, if somebody has come by a link: the page's own URL names what it
+    shows already."""
+    dataset_id = st.query_params.get("dataset", "")
+    if dataset_id and dataset_id != st.session_state.get("data.in_url"):
+        _point_to(dataset_id)
+    for name, field in FIELDS.items():
+        if name not in st.query_params:
+            continue
+        text = st.query_params[name]
+        del st.query_params[name]
+        if name != "length":
+            st.session_state[field] = text
+        elif re.fullmatch("[0-9]{1,7}", text):
+            st.session_state[field] = int(text)
 
 
 def _point_to(dataset_id: str) -> None:

@@ -20,6 +20,7 @@ from lab.models import catalog as models
 from lab.runs import index, submissions
 from lab.spec import SECTIONS, RunSpec
 from lab.ui import (
+    data_source,
     form,
     form_fields,
     form_problems,
@@ -249,12 +250,20 @@ def data_card() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.page_link(
             links.page("data"), label="Preview examples and tokens", icon=":material/visibility:",
-            width="content",
+            width="content", query_params=_preview_query(str(current or "")),
         )  # fmt: skip
         with st.popover("Upload", icon=":material/upload:", key="new.upload"):
             _upload()
     form_fields.draw("data", SECTIONS["data"], MAIN_DATA)
     form_fields.folded("More data options", "data", SECTIONS["data"], MORE_DATA)
+
+
+def _preview_query(dataset_id: str) -> dict[str, str]:
+    """What the page Data is to show of this form."""
+    values = st.session_state
+    evaluation = str(values.get("new.data.eval_dataset") or "")
+    model = str(values.get("new.model") or "")
+    return data_source.link_to(dataset_id, evaluation, model, values.get("new.data.max_length"))
 
 
 def _upload() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -12,7 +13,7 @@ from lab.data import catalog
 from lab.data import dataset_preview as planner_look
 from lab.data.preview_types import BatchRow, DatasetPreview, Token
 from lab.preflight.client import planner
-from lab.ui import charts, data_view, theme_watch, typed_examples
+from lab.ui import charts, data_source, data_view, theme_watch, typed_examples
 from lab.ui.charts import View
 from tests.conftest import write_rows
 from tests.ui.conftest import Page, words
@@ -88,6 +89,58 @@ def test_rows_of_an_evaluation_dataset_that_also_train_are_counted(
     at.button(key="data.train").click().run()
     assert not at.exception
     assert at.session_state["new.data.eval_dataset"] == str(evaluation)
+
+
+def test_a_link_of_the_form_shows_its_dataset_whatever_was_open_before(
+    open_page: Page, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Question {number}?", "completion": "yes"} for number in range(6)]
+    training, evaluation = tmp_path / "training.jsonl", tmp_path / "evaluation.jsonl"
+    write_rows(training, rows[:4])
+    write_rows(evaluation, rows[3:])
+    at = open_page("data", dataset="builtin:support-tickets")
+    at.text_input(key="data.held_out").set_value("of another visit").run()
+    link = data_source.link_to(str(training), str(evaluation), "builtin:none", 64)
+    for name, value in link.items():
+        at.query_params[name] = value
+    at.run()
+    assert at.text_input(key="data.path").value == str(training)
+    assert at.text_input(key="data.held_out").value == str(evaluation)
+    assert at.text_input(key="data.model").value == "builtin:none"
+    assert at.number_input(key="data.length").value == 64
+    assert dict(at.query_params) == {"dataset": str(training)}, "The fields hold the rest."
+    at.text_input(key="data.model").set_value("builtin:smollm2-135m-instruct").run()
+    figures = {metric.label: metric.value for metric in at.metric}
+    assert (figures["Examples"], figures["Leakage"]) == ("4", "1")
+    for name, value in data_source.link_to(str(training), "", "x", "auto").items():
+        at.query_params[name] = value
+    at.run()
+    assert at.text_input(key="data.held_out").value == "", "The form has none."
+    assert at.number_input(key="data.length").value == 64, "auto is no number: it stays."
+
+
+@pytest.mark.parametrize(
+    "length", ["7", "1048577", "-64", "64.0", "sixty", "\u0666\u0664", "9" * 5000, ""]
+)
+def test_a_length_that_no_field_takes_is_left_alone(open_page: Page, length: str) -> None:
+    at = open_page("data", dataset="builtin:support-tickets", length=length)
+    assert at.number_input(key="data.length").value == 512
+    assert "length" not in at.query_params
+
+
+def test_the_form_links_to_what_it_would_train_on(open_page: Page) -> None:
+    at = open_page("new_run")
+    at.session_state["new.data.dataset"] = "builtin:support-tickets"
+    at.session_state["new.data.eval_dataset"] = "builtin:made-up-facts"
+    at.session_state["new.data.max_length"] = 96
+    at.run()
+    (link,) = [link.proto for link in at.get("page_link") if "Preview examples" in link.proto.label]
+    assert dict(parse_qsl(link.query_string, keep_blank_values=True)) == {
+        "dataset": "builtin:support-tickets",
+        "evaluation": "builtin:made-up-facts",
+        "model": at.session_state["new.model"],
+        "length": "96",
+    }
 
 
 def test_text_is_escaped_token_by_token() -> None:
