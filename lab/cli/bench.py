@@ -201,6 +201,41 @@ def rows(arguments: argparse.Namespace) -> Output:
     return Output({"rows": measured}, display, 0 if is_close else 1)
 
 
+def attempts(arguments: argparse.Namespace) -> Output:
+    """Whole attempts of every method and optimizer on a GPU, predicted against measured."""
+    from bench import whole_attempts as bench
+
+    bench.check_machine()
+    only = tuple(filter(None, (arguments.only or "").split(",")))
+    with bench.home_with_model(arguments.model or "llama-3.2-1b") as model:
+        rows = [bench.measure(model, *case, _teller(arguments)) for case in bench.cases(only)]
+
+    def display() -> None:
+        table(
+            "Peaks of whole attempts",
+            ["method", "optimizer", "measured", "predicted", "error"],
+            [
+                [
+                    row["method"],
+                    row["optimizer"],
+                    size(row["measured"]) if "measured" in row else "",
+                    size(row["predicted"]) if "predicted" in row else "",
+                    f"{row['error']:+.2%}" if "error" in row else _why_not(row),
+                ]
+                for row in rows
+            ],
+            right="llrrl",
+        )
+
+    is_close = all(abs(row["error"]) <= 0.01 for row in rows if "error" in row)
+    has_failed = any("failed" in row for row in rows)
+    return Output({"rows": rows}, display, 0 if is_close and not has_failed else 1)
+
+
+def _why_not(row: dict[str, Any]) -> str:
+    return escape(row.get("failed") or " ".join(row["problems"]))
+
+
 def merges(arguments: argparse.Namespace) -> Output:
     from transformers.utils import logging
 
@@ -266,6 +301,7 @@ def _report(title: str, report: Any, rows: list[list[str]]) -> Output:
 
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Output]] = {
+    "attempts": attempts,
     "chat": chat,
     "faults": faults,
     "hostile": hostile,

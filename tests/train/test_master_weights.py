@@ -179,6 +179,8 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
     total = sum(
         tensor.numel() * tensor.element_size() for tensor in saved.values() if tensor.numel() > 1
     )
+    if method == "adalora":  # its scores stay in memory; a checkpoint has the smoothed ones beside
+        total += 3 * sum(tensor.numel() * tensor.element_size() for tensor in held.values())
     assert total == predicted, "copies and two moments, twelve bytes a parameter"
 
 
