@@ -1,5 +1,5 @@
 """Whole attempts of the worker, checked before as a page does and measured: every method, and every
-optimizer in full fine-tuning and with LoRA.
+optimizer with the standard ones.
 
 `bench memory` makes bare steps; here are loading, evaluations, checkpoints and the proof of the
 result, each with its peak. One process makes all attempts, on a GPU, on a model of random weights.
@@ -24,17 +24,17 @@ from lab.runs import actions, record_reader
 
 STEPS = 4
 ROWS, LENGTH = 4, 512
-OPTIMIZERS_WITH = ("full", "lora")
 
 
 def cases(only: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """(method, optimizer) of each attempt; `only` those of these methods."""
+    """(method, optimizer) of each attempt; `only` those of these methods. Raises LabError for a
+    method that does not exist."""
+    for name in only:
+        methods.get(name)
     pairs = [(method.name, "adamw") for method in methods.all_methods()]
+    standard = [method.name for method in methods.all_methods() if method.is_standard]
     pairs += [
-        (method, rule)
-        for rule in optimizers.OPTIMIZERS
-        for method in OPTIMIZERS_WITH
-        if rule != "adamw"
+        (method, rule) for rule in optimizers.OPTIMIZERS for method in standard if rule != "adamw"
     ]
     return [pair for pair in pairs if not only or pair[0] in only]
 

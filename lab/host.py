@@ -95,7 +95,7 @@ def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
     try:
         info = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
         reserved = int(info.reserved)
-    except (nvml.NVMLError, TypeError):  # an older driver, or an older binding
+    except (nvml.NVMLError, AttributeError, TypeError):  # an older driver, or an older binding
         info, reserved = nvml.nvmlDeviceGetMemoryInfo(handle), 0
     return int(info.total) - reserved, int(info.free)
 

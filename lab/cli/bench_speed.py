@@ -22,7 +22,7 @@ def add(sub: Any) -> None:
         help="small, llama-3.2-1b or llama-3.1-8b; of memory: a shipped config; of merges: a model",
     )
     group.add_argument(
-        "--only", metavar="A,B", help="of full, lora, qlora, chat; of merges: methods"
+        "--only", metavar="A,B", help="of full, lora, qlora, chat; of merges and attempts: methods"
     )
     group.add_argument("--rivals", metavar="A,B", help="of plain, trl, liger, unsloth")
     group.add_argument("--pairs", type=int, metavar="N", help="rounds (20; 5 on a GPU)")

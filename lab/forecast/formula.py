@@ -33,11 +33,12 @@ class ModelSizes:
     update_bytes: int = 0  # bytes that the update works in
     loaded: int = 0  # bytes of the base, before the method is applied
     paged_bytes: int = 0  # of the optimizer's, that CUDA moves between GPU and host
+    score_bytes: int = 0  # that the method keeps beside the optimizer's
 
     @property
     def optimizer_in_memory(self) -> int:
-        """Bytes of the optimizer's state that a device has to hold at all times."""
-        return self.optimizer_bytes - self.paged_bytes
+        """Bytes of the optimizer's and the method's state that a device holds at all times."""
+        return self.optimizer_bytes - self.paged_bytes + self.score_bytes
 
 
 def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
@@ -52,7 +53,6 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
     copied = sum(4 * weight.numel() for weight in trainable if weight.element_size() < 4)
     if not optimizers.uses_master_weights(methods.get(spec.method["name"]), spec.train):
         copied = 0
-    scores = methods.get(spec.method["name"]).score_copies * sum(trained)
     states = [
         rule.state_bytes(
             tuple(weight.shape), 4 if copied else weight.element_size(), spec.train.momentum
@@ -65,12 +65,13 @@ def sizes(model: Any, spec: RunSpec, quantised: Any = None) -> ModelSizes:
         weights=sum(stored_bytes(weight, quantised) for weight in everything),
         trainable_bytes=sum(trained),
         gradient_bytes=max(trained, default=0) if rule.in_backward else sum(trained),
-        optimizer_bytes=sum(states) + copied + scores,
+        optimizer_bytes=sum(states) + copied,
         paged_bytes=sum(
             2 * weight.numel()  # the moments; their scales stay on the device
             for weight in trainable
             if rule.is_paged and weight.numel() >= optimizers.PAGED_ELEMENTS
         ),
+        score_bytes=methods.get(spec.method["name"]).score_copies * sum(trained),
         # gradients of the copies, and what a rule needs beside
         update_bytes=copied
         + rule.update_workspace_bytes * max((weight.numel() for weight in trainable), default=0),
@@ -148,7 +149,8 @@ def disk_forecast(sizes: ModelSizes, spec: RunSpec) -> DiskForecast:
     train = spec.train
     is_whole = methods.get(spec.method["name"]).saves_whole_model
     artifact = sizes.weights if is_whole else sizes.trainable_bytes
-    checkpoint = sizes.trainable_bytes + sizes.optimizer_bytes
+    # of a method's scores a checkpoint may leave some out
+    checkpoint = sizes.trainable_bytes + sizes.optimizer_bytes + sizes.score_bytes
     count = 0 if train.save_steps == 0 else train.keep_best + train.keep_last + 1
     if train.max_steps is not None and train.save_steps:
         count = min(count, train.max_steps // train.save_steps)

@@ -206,7 +206,9 @@ def runtime_forecast(
     # without held-out rows nothing is measured on the way
     probes = min(times, steps) if volume.held_out else 0
     saves = SAVES if train.save_steps is None else train.save_steps and steps // train.save_steps
-    saved = artifact + min(saves, steps) * (sizes.trainable_bytes + sizes.optimizer_bytes)
+    saved = artifact + min(saves, steps) * (
+        sizes.trainable_bytes + sizes.optimizer_bytes + sizes.score_bytes
+    )
     launch = launch_seconds(sizes, launches, device)
     return RuntimeForecast(
         steps=steps,

@@ -158,6 +158,10 @@ class Method:
     def on_evaluate(self, model: Any, config: Any, step: int, loss: float) -> None:
         """Called after each evaluation."""
 
+    def scores(self, model: Any) -> list[Any]:
+        """The tensors that `score_copies` counts, once a step was made."""
+        return []
+
     def state(self, model: Any) -> dict[str, Any]:
         """Tensors beyond the trainable parameters that an exact resume needs, by name."""
         return {}

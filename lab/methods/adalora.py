@@ -214,6 +214,10 @@ class Adalora(PeftMethod):
     def on_optimizer_step(self, model: Any, config: AdaloraConfig, step: int) -> None:
         model.base_model.update_and_allocate(step)
 
+    def scores(self, model: Any) -> list[Any]:
+        allocator = model.base_model.rankallocator
+        return [score for kind in ("ipt", *SCORES) for score in getattr(allocator, kind).values()]
+
     def state(self, model: Any) -> dict[str, Any]:
         """The smoothed scores, and which triplets are left."""
         import torch

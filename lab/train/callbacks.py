@@ -111,6 +111,7 @@ class RunCallback:
 
     def on_step_end(self, loop: TrainingLoop, result: StepResult) -> None:
         self._measure_parts()
+        self._wait_for_kernels()
         step_s = self.clock.stop()
         self._record(step_s, result)
         self._report_progress()
@@ -155,12 +156,26 @@ class RunCallback:
 
     # -- what they do -------------------------------------------------------------------
 
+    def _wait_for_kernels(self) -> None:
+        """Let the clock see what a GPU works: for the step before, whose kernels ran while this one
+        was prepared, or, where something else than a step comes next, for this one as well."""
+        if not self.memory.on_gpu:
+            return
+        train, passed = self.spec.train, self._intervals_passed()
+        everything = ((train.eval_steps, 0), (train.save_steps, 1), (train.sample_steps, 2))
+        is_last = self.used.step >= self.plan.steps or self.plan.fraction(self.used) >= 1
+        if is_last or any(self._is_due(every, which, passed) for every, which in everything):
+            torch.cuda.synchronize()
+        elif self._copied is not None:
+            self._copied.synchronize()
+
     def _measure_parts(self) -> None:
         """After the first step of an attempt: what the tensors of each kind really take."""
         if self._parts_are_recorded:
             return
         self._parts_are_recorded = True
-        part_bytes = tensor_bytes(self.loop.model, self.loop.optimizer)
+        model = self.loop.model
+        part_bytes = tensor_bytes(model, self.loop.optimizer, self.method.scores(model))
         self.telemetry.event("memory", **part_bytes, peaks=self.memory.peaks)
 
     def evaluate(self) -> float | None:
@@ -250,9 +265,8 @@ class RunCallback:
     def _missing_disk_space(self) -> str:
         """What the disk lacks for a checkpoint, in words; empty if there is room."""
         part_bytes = tensor_bytes(self.loop.model, self.loop.optimizer)
-        needed = (
-            part_bytes["gradients"] + part_bytes["optimizer"]
-        )  # what trains, and what is kept beside it
+        # what trains, and what is kept beside it
+        needed = sum(part_bytes[name] for name in ("gradients", "optimizer", "paged"))
         free = shutil.disk_usage(self.run.path).free
         if free >= needed + ROOM_BYTES:
             return ""

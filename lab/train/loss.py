@@ -89,6 +89,15 @@ def _losses(logits_NV: torch.Tensor, targets_N1: torch.Tensor) -> tuple[torch.Te
     return sums.log().add_(top).sub_(at_target), sums
 
 
+def _divided(logits_NV: torch.Tensor, sums_N1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """logits / sums in `dtype`, rounded once. A GPU writes it at once; a processor's division into
+    another type would make the quotient in float32 first."""
+    if dtype == torch.float32 or not _is_on_gpu(logits_NV):
+        return logits_NV.div_(sums_N1).to(dtype)
+    narrow = logits_NV.new_empty(logits_NV.shape, dtype=dtype)
+    return torch.div(logits_NV, sums_N1, out=narrow)
+
+
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """total += a b, where `total` is in float32; without a tensor beside it on a GPU."""
     if _tracing.get() is not None and _is_on_gpu(a):
@@ -131,10 +140,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
             total += losses.sum()
             # the softmax less one at the target, rounded once
             logits.scatter_add_(1, targets, -sums)
-            if compute == torch.float32:
-                grad = logits.div_(sums)
-            else:
-                grad = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=compute))
+            grad = _divided(logits, sums, compute)
             del logits  # else it would live until the next chunk's exist
             if grad_bias is not None:
                 grad_bias += grad.sum(0, dtype=torch.float32)

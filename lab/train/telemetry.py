@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lab import devices, metrics
@@ -199,8 +199,10 @@ class PeakMemory:
         return {"peak_bytes": self.peak_bytes, "peaks": dict(self.peaks)}
 
 
-def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
-    """Bytes of weights, of their gradients while they exist, and of the optimizer's state."""
+def tensor_bytes(model: Any, optimizer: Any, scores: Iterable[Any] = ()) -> dict[str, int]:
+    """Bytes of weights, of their gradients while they exist, of the optimizer's state with the
+    `scores` that the method keeps, and of what of that state is paged: CUDA moves it between GPU
+    and host, and no device has to hold it."""
     import torch
 
     weights = {id(weight): weight for weight in model.parameters()}
@@ -211,6 +213,8 @@ def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
         for value in (entry.values() if isinstance(entry, dict) else ())
         if isinstance(value, torch.Tensor)
     ]
+    paged = [moment for moment in moments if getattr(moment, "is_paged", False)]
+    resident = [moment for moment in moments if not getattr(moment, "is_paged", False)]
 
     def size(tensors: Any) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -219,7 +223,8 @@ def tensor_bytes(model: Any, optimizer: Any) -> dict[str, int]:
     return {
         "weights": size(weights.values()),
         "gradients": size(trainable),
-        "optimizer": size(moments),
+        "optimizer": size([*resident, *scores]),
+        "paged": size(paged),
     }
 
 

@@ -44,22 +44,34 @@ def choose() -> str:
     }  # fmt: skip
     chosen = sources[str(source)]()
     if chosen:
-        st.query_params["dataset"] = st.session_state["data.in_url"] = chosen
+        st.query_params["dataset"] = chosen
+        _remember(chosen)
     return chosen
+
+
+def _remember(dataset_id: str) -> None:
+    """That the URL names this dataset now."""
+    before = st.session_state.get("data.in_url")
+    if before != dataset_id:
+        st.session_state["data.was_in_url"], st.session_state["data.in_url"] = before, dataset_id
 
 
 def link_to(dataset_id: str, evaluation: str, model: str, length: object) -> dict[str, str]:
     """The query of a link to this page that shows the dataset of a form, with its settings."""
-    query = {"dataset": dataset_id, "evaluation": evaluation, "model": model}
+    query = {"dataset": dataset_id, "evaluation": evaluation}
+    query |= {"model": model} if model else {}
     return query | ({"length": str(length)} if isinstance(length, int) else {})
 
 
 def _follow_link() -> None:
-    """Show what the URL names, if somebody has come by a link: the page's own URL names what it
-    shows already."""
+    """Show what the URL names, if somebody has come by a link, once: the page's own URL names what
+    it shows already, or, where the browser is slow, what it showed before."""
     dataset_id = st.query_params.get("dataset", "")
-    if dataset_id and dataset_id != st.session_state.get("data.in_url"):
+    known = (st.session_state.get("data.in_url"), st.session_state.get("data.was_in_url"))
+    is_of_the_form = any(name in st.query_params for name in FIELDS)
+    if dataset_id and (is_of_the_form or dataset_id not in known):
         _point_to(dataset_id)
+        _remember(dataset_id)
     for name, field in FIELDS.items():
         if name not in st.query_params:
             continue

@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import whole_attempts
 from lab import cli, methods, optimizers
 from lab.data import catalog
+from lab.errors import LabError
 from lab.models.catalog import BUILT_IN
 from lab.train import attempt
 
@@ -25,13 +27,36 @@ def model(small_models: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.every_method
 def test_every_method_and_every_optimizer_has_an_attempt() -> None:
     cases = whole_attempts.cases()
     assert {method for method, _ in cases} == set(methods.names())
-    for method in ("full", "lora"):
+    for method in ("full", "lora", "qlora"):
         assert {rule for name, rule in cases if name == method} == set(optimizers.OPTIMIZERS)
     assert len(set(cases)) == len(cases)
     assert whole_attempts.cases(("lora", "ia3"))[:2] == [("ia3", "adamw"), ("lora", "adamw")]
+
+
+def test_a_method_that_does_not_exist_is_told() -> None:
+    with pytest.raises(LabError, match="Unknown method 'lorra'"):
+        whole_attempts.cases(("lora", "lorra"))
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [({"error": 0.009}, 0), ({"error": -0.02}, 1), ({"failed": "x"}, 1), ({"problems": ["x"]}, 1)],
+)
+def test_a_bench_without_a_good_figure_has_failed(
+    row: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    figures = {"predicted": 1, "measured": 1} if "error" in row else {}
+    measured = {"method": "lora", "optimizer": "adamw", **figures, **row}
+    monkeypatch.setattr(whole_attempts, "check_machine", lambda: None)
+    monkeypatch.setattr(whole_attempts, "make_folder", lambda *_, **__: None)
+    monkeypatch.setattr(whole_attempts, "measure", lambda *_: measured)
+    assert cli.main(["bench", "attempts", "--only", "lora"]) == code
+    assert "lora" in capsys.readouterr().out
 
 
 def test_an_attempt_says_what_was_predicted_and_what_it_took(model: Path) -> None:

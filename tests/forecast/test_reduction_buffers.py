@@ -48,6 +48,7 @@ def test_a_view_is_read_by_its_strides() -> None:
     assert expected > 0
     assert reduction_buffer(tensor.t(), (1,)) == expected
     assert reduction_buffer(tensor.t(), (0,)) == 0
+    assert reduction_buffer(torch.empty((), device="meta"), (0,)) == 0, "a number has no dimension"
 
 
 def test_only_the_trace_of_a_gpu_counts_them() -> None:

@@ -21,8 +21,16 @@ Work = Callable[..., RunDir]
 def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
     small_run: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, where a step's numbers are there when the next step has begun."""
+    """As on a GPU, where a step's numbers are there when the next step has begun. The clock stops
+    when what it counts is through."""
     record, done = callbacks.RunCallback._record, list[str]()
+    stop = callbacks.TrainingTimer.stop
+
+    def stop_clock(self: callbacks.TrainingTimer) -> float:
+        done.append("clock")
+        return stop(self)
+
+    monkeypatch.setattr(callbacks.TrainingTimer, "stop", stop_clock)
 
     class Event:
         """Of CUDA: recorded behind what was launched, and waited for."""
@@ -35,6 +43,7 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
             done.append(f"waited for {self.number}")
 
     monkeypatch.setattr(callbacks.torch.cuda, "Event", Event)
+    monkeypatch.setattr(callbacks.torch.cuda, "synchronize", lambda: done.append("all"))
 
     class OfACard:
         on_gpu = True
@@ -53,11 +62,15 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
         assert written == self.used.step - 1, "the host does not wait for the newest"
 
     monkeypatch.setattr(callbacks.RunCallback, "_record", read_later)
-    run = small_run("lora", data={"eval_fraction": 0.0}, train={"max_steps": 3, "save_steps": 0})
+    never = {"eval_steps": 0, "save_steps": 0, "sample_steps": 0}
+    run = small_run("lora", data={"eval_fraction": 0.0}, train={"max_steps": 3, **never})
     assert status(run).state == "done", status(run)
     assert done == [
-        *("recorded", "waited for 1"), *("recorded", "waited for 2"), *("recorded", "waited for 3"),
-    ], "a step's numbers are copied once it is through, and read when they are there"  # fmt: skip
+        *("clock", "recorded"),
+        *("waited for 1", "clock", "waited for 1", "recorded"),
+        *("all", "clock", "waited for 2", "recorded"),  # the end comes next, and no step
+        "waited for 3",
+    ], "a step's numbers are copied once it is through, and read when they are there"
     records = record_reader.metrics(run, "train")
     assert [each["step"] for each in records] == [1, 2, 3], "the last one, too"
     passed = [0, *(each["tokens"] for each in records)]

@@ -182,6 +182,8 @@ def test_a_run_resumes_with_its_copies_bit_for_bit(
     if method == "adalora":  # its scores stay in memory; a checkpoint has the smoothed ones beside
         total += 3 * sum(tensor.numel() * tensor.element_size() for tensor in held.values())
     assert total == predicted, "copies and two moments, twelve bytes a parameter"
+    counted = record_reader.last_event(whole, "memory")["optimizer"]
+    assert counted == pytest.approx(predicted, rel=0.005), "what Monitor shows beside it"
 
 
 def test_a_checkpoint_from_before_there_were_copies_goes_on() -> None:

@@ -124,6 +124,16 @@ def test_the_rounding_of_a_model_is_what_half_a_row_answers_otherwise(
     assert proof.own_rounding(None, [5], trained) == 0.0, "a row of one token has no half"
 
 
+def test_a_model_that_rounds_by_everything_proves_nothing(
+    bases: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, spec, model, source = result_of("lora", bases, tmp_path)
+    monkeypatch.setattr(proof, "own_rounding", lambda *_: float("inf"))
+    changed(tmp_path, lambda tensors: [tensor.mul_(30) for tensor in tensors.values()])
+    outcome = proof.prove(tmp_path, model, method, spec, source, ROWS)
+    assert outcome.tolerance == proof.MOST and not outcome.equal
+
+
 def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     tensors = load_file(folder / WEIGHTS)
     change(tensors)

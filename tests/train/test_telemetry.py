@@ -331,7 +331,10 @@ def test_sizes_of_weights_gradients_and_moments() -> None:
     tied.grad = torch.ones_like(tied)
     optimizer.step()
     sizes = telemetry.tensor_bytes(model, SimpleNamespace(optimizer=optimizer))
-    assert sizes == {"weights": 160 + 10, "gradients": 160, "optimizer": 160}
+    assert sizes == {"weights": 160 + 10, "gradients": 160, "optimizer": 160, "paged": 0}
+    optimizer.state[tied]["momentum_buffer"].is_paged = True  # as bitsandbytes marks them
+    sizes = telemetry.tensor_bytes(model, optimizer, [torch.zeros(3), torch.zeros(2)])
+    assert (sizes["optimizer"], sizes["paged"]) == (20, 160), "the method's scores, no paged moment"
 
 
 def test_a_processors_record_has_no_figures_of_a_card(run: RunDir) -> None:

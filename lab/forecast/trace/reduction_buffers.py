@@ -26,6 +26,8 @@ ACCUMULATOR = 4  # bytes: sums of 16 bits are in float32
 def reduction_buffer(input: torch.Tensor, dims: Sequence[int]) -> int:
     """Bytes of the buffer of a sum of `input` over `dims`; 0 without one, or where it is small: a
     sum along the fastest dimension leaves one number a block."""
+    if not input.dim():
+        return 0
     reduced = {dim % input.dim() for dim in dims}
     extents = [
         (input.stride(dim), input.shape[dim], dim in reduced)
