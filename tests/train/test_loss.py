@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.run_rows import peak_allocated
 from lab.data.batches import collate, packed_rows, single_rows
 from lab.data.chat_template import TokenizedExample
 from lab.forecast.trace.allocation_tracker import AllocationTracker
@@ -248,6 +249,15 @@ def test_on_a_gpu_the_heads_gradient_is_summed_without_a_second_one() -> None:
     assert {event.operation for event in added.events} == {"given"}, "no tensor but those there"
     assert sum(added.launches.values()) == 1, "one kernel"
     assert logits.dtype == torch.float32
+
+
+def test_on_a_processor_the_softmax_is_divided_without_a_quotient_beside_it() -> None:
+    logits, sums = torch.rand(64, 4096), torch.rand(64, 1) + 1
+    expected = (logits / sums).bfloat16()
+    results: list[torch.Tensor] = []
+    peak = peak_allocated(lambda: results.append(losses._divided(logits, sums, torch.bfloat16)))
+    assert torch.equal(results[0], expected)
+    assert peak <= 2 * logits.numel() + 1024, "the result in 16 bits, and nothing in 32"
 
 
 def test_many_chunks_in_sixteen_bits_sum_up_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

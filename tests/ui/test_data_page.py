@@ -119,6 +119,36 @@ def test_a_link_of_the_form_shows_its_dataset_whatever_was_open_before(
     assert at.number_input(key="data.length").value == 64, "auto is no number: it stays."
 
 
+def test_a_link_is_followed_once(open_page: Page) -> None:
+    """To what is not there, too: another source can be chosen then."""
+    at = open_page("data", dataset="upload:gone.jsonl")
+    assert "No uploads yet" in words(at)
+    at.button_group(key="data.source").set_value("builtin").run()
+    assert not at.exception
+    assert at.session_state["data.source"] == "builtin"
+    assert {metric.label: metric.value for metric in at.metric}["Examples"] == "108"
+
+
+def test_a_link_to_what_the_url_names_already_leaves_another_source(open_page: Page) -> None:
+    at = open_page("data", dataset="builtin:support-tickets")
+    at.button_group(key="data.source").set_value("typed").run()
+    assert not at.metric, "Nothing was typed yet."
+    for name, value in data_source.link_to("builtin:support-tickets", "", "", "auto").items():
+        at.query_params[name] = value
+    at.run()
+    assert {metric.label: metric.value for metric in at.metric}["Examples"] == "360"
+    assert at.text_input(key="data.model").value == "builtin:smollm2-135m-instruct"
+
+
+def test_the_url_of_a_slow_browser_undoes_no_choice(open_page: Page) -> None:
+    """It still names what was shown before, when the next click comes."""
+    at = open_page("data", dataset="builtin:support-tickets")
+    at.selectbox(key="data.builtin").set_value("builtin:persona-chats").run()
+    at.query_params["dataset"] = "builtin:support-tickets"
+    at.run()
+    assert at.selectbox(key="data.builtin").value == "builtin:persona-chats"
+
+
 @pytest.mark.parametrize(
     "length", ["7", "1048577", "-64", "64.0", "sixty", "\u0666\u0664", "9" * 5000, ""]
 )
