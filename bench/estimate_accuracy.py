@@ -135,11 +135,11 @@ def measure(case: Case, say: Callable[[str], object]) -> dict[str, Any]:
     }
     gc.collect()  # what the case before has left behind in cycles
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     try:
         model, _, _ = build(case.config(), spec, method)
         with torch.no_grad():
             materialise(model, "cuda", random=True)
+        torch.cuda.reset_peak_memory_stats()  # a worker loads its base in another way
         model.train()
         optimizer = make_optimizer(model, method, spec)
         inputs = {
