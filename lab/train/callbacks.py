@@ -116,17 +116,14 @@ class RunCallback:
         self._record(step_s, result)
         self._report_progress()
         wish = self.commands.take()
-        is_last = self.used.step >= self.plan.steps or self.plan.fraction(self.used) >= 1
+        is_last = self._is_at_end()
         if wish == "cancel":
             self.ended_by, loop.should_stop = "cancelled", True
             return
         if wish == "stop" and not is_last:
             self.ended_by, loop.should_stop = "stopped", True
-        passed = self._intervals_passed()
-        eval_due = self._is_due(self.spec.train.eval_steps, 0, passed)
-        save_due = self._is_due(self.spec.train.save_steps, 1, passed)
-        sample_due = self._is_due(self.spec.train.sample_steps, 2, passed)
-        self._last_intervals = passed
+        eval_due, save_due, sample_due = self._what_is_due()
+        self._last_intervals = self._intervals_passed()
         if self.held_out and (is_last or self.ended_by or eval_due):
             loss = self.evaluate()
             if loss is not None:
@@ -161,10 +158,7 @@ class RunCallback:
         was prepared, or, where something else than a step comes next, for this one as well."""
         if not self.memory.on_gpu:
             return
-        train, passed = self.spec.train, self._intervals_passed()
-        everything = ((train.eval_steps, 0), (train.save_steps, 1), (train.sample_steps, 2))
-        is_last = self.used.step >= self.plan.steps or self.plan.fraction(self.used) >= 1
-        if is_last or any(self._is_due(every, which, passed) for every, which in everything):
+        if self._is_at_end() or any(self._what_is_due()):
             torch.cuda.synchronize()
         elif self._copied is not None:
             self._copied.synchronize()
@@ -380,10 +374,19 @@ class RunCallback:
         fraction = self.plan.fraction(self.used)
         return int(fraction * EVALUATIONS), int(fraction * SAVES), int(fraction * SAMPLES)
 
-    def _is_due(self, every: int | None, which: int, passed: tuple[int, int, int]) -> bool:
-        if every is None:
-            return passed[which] > self._last_intervals[which]
-        return every > 0 and self.used.step % every == 0
+    def _what_is_due(self) -> tuple[bool, bool, bool]:
+        """Whether an evaluation, a checkpoint and samples are due after this step."""
+        train, passed = self.spec.train, self._intervals_passed()
+        evaluates, saves, samples = (
+            every > 0 and self.used.step % every == 0
+            if every is not None
+            else passed[which] > self._last_intervals[which]
+            for which, every in enumerate((train.eval_steps, train.save_steps, train.sample_steps))
+        )
+        return evaluates, saves, samples
+
+    def _is_at_end(self) -> bool:
+        return self.used.step >= self.plan.steps or self.plan.fraction(self.used) >= 1
 
     def _report_progress(self) -> None:
         plan, used = self.plan, self.used

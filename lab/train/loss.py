@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-# logits alive at a time: 64 MB in float32
-CHUNK_ELEMENTS = 1 << 24
+CHUNK_ELEMENTS = 1 << 24  # logits alive at a time: 64 MB in float32
 # On a GPU every chunk reads the whole head from memory, twice, so that fewer chunks are faster (see
 # docs/measured.md). A head that trains has a gradient in float32, which every chunk reads and
 # writes: there a chunk may take a quarter of that.
@@ -22,12 +20,8 @@ GPU_CHUNK_ELEMENTS = 1 << 25
 LARGEST_GPU_CHUNK_ELEMENTS = 1 << 26
 
 
-@dataclass(frozen=True)
-class _Tracing:
-    on_gpu: bool
-
-
-_tracing: ContextVar[_Tracing | None] = ContextVar("tracing", default=None)
+# Whether tensors without data stand for those of a GPU; None where tensors are what they are.
+_traced_on_gpu: ContextVar[bool | None] = ContextVar("traced_on_gpu", default=None)
 
 
 @contextmanager
@@ -35,21 +29,21 @@ def trace_few_chunks(*, on_gpu: bool) -> Iterator[None]:
     """For tensors without data, which stand for those of a GPU or of a processor: each chunk but
     the last needs the same memory, so a few stand for all; an even number for an even number, since
     blocks of the allocator take turns."""
-    token = _tracing.set(_Tracing(on_gpu))
+    token = _traced_on_gpu.set(on_gpu)
     try:
         yield
     finally:
-        _tracing.reset(token)
+        _traced_on_gpu.reset(token)
 
 
 def _is_on_gpu(tensor: torch.Tensor) -> bool:
-    tracing = _tracing.get()
-    return tensor.is_cuda if tracing is None else tracing.on_gpu
+    traced = _traced_on_gpu.get()
+    return tensor.is_cuda if traced is None else traced
 
 
 def _chunks(count: int, step: int) -> Sequence[int]:
     starts = range(0, count, step)
-    if _tracing.get() is None or len(starts) <= 4:
+    if _traced_on_gpu.get() is None or len(starts) <= 4:
         return starts
     return [*starts[: 3 - len(starts) % 2], starts[-1]]
 
@@ -100,7 +94,7 @@ def _divided(logits_NV: torch.Tensor, sums_N1: torch.Tensor, dtype: torch.dtype)
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """total += a b, where `total` is in float32; without a tensor beside it on a GPU."""
-    if _tracing.get() is not None and _is_on_gpu(a):
+    if _traced_on_gpu.get():
         total.zero_()  # torch 2.11 has no fake of the product below; this is one kernel as well
     elif a.dtype != torch.float32 and _is_on_gpu(a):
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
