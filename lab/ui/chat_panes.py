@@ -74,6 +74,8 @@ def chosen(titles: dict[str, str], chat: Chat | None) -> list[str]:
         if names:
             _remember(names[:MAX_MODELS])
     run = f"run:{st.query_params.get('run', '')}"
+    if "run" not in st.query_params:  # the link was followed; the next one is a new one
+        st.session_state.pop("chat.asked_run", None)
     if run in titles and st.session_state.get("chat.asked_run") != run:
         st.session_state["chat.asked_run"] = run
         _remember([name for name in (_base_of(run), run) if name in titles])

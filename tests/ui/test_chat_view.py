@@ -565,3 +565,22 @@ def test_what_is_in_memory_is_told_model_by_model_and_together(
     total, *each = screen.texts("caption")
     assert total == "2 models in memory, 1.50 GB. They are unloaded in 1 min 30 s."
     assert [text.rpartition(" · ")[2] for text in each] == ["1.00 GB", "500.00 MB"]
+
+
+def test_a_link_to_the_chat_of_a_run_is_followed_each_time_and_only_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A browser that is slow says the old address once more; whoever comes back says it anew."""
+    titles = {"base:x": "x", "run:a": "a", "run:b": "b"}
+    page = SimpleNamespace(query_params={"run": "a"}, session_state={})
+    monkeypatch.setattr(chat_panes, "st", page)
+    monkeypatch.setattr(chat_panes, "_base_of", lambda name: "base:x")
+    assert chat_panes.chosen(titles, None) == ["base:x", "run:a"]
+    page.session_state["chat.models"] = ["run:b"]
+    page.query_params = {"run": "a"}
+    assert chat_panes.chosen(titles, None) == ["run:b"], "the same click"
+    page.query_params = {}
+    assert chat_panes.chosen(titles, None) == ["run:b"]
+    page.query_params = {"run": "a"}
+    assert chat_panes.chosen(titles, None) == ["base:x", "run:a"], "another click"
+    assert "run" not in page.query_params
