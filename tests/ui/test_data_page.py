@@ -68,13 +68,20 @@ def test_a_file_with_odd_rows(open_page: Page, tmp_path: Path) -> None:
     assert "<script" not in drawn and "<img" not in drawn and "⟨0007⟩" in drawn
 
 
+def two_files(folder: Path, shared: int) -> tuple[Path, Path, list[dict[str, str]]]:
+    """(four rows to train on, an evaluation dataset that has the last `shared` of them and two of
+    its own, all six rows)."""
+    rows = [{"prompt": f"Question {number}?", "completion": "yes"} for number in range(6)]
+    training, evaluation = folder / "training.jsonl", folder / "evaluation.jsonl"
+    write_rows(training, rows[:4])
+    write_rows(evaluation, rows[4 - shared :])
+    return training, evaluation, rows
+
+
 def test_rows_of_an_evaluation_dataset_that_also_train_are_counted(
     open_page: Page, tmp_path: Path
 ) -> None:
-    rows = [{"prompt": f"Question {number}?", "completion": "yes"} for number in range(6)]
-    training, evaluation = tmp_path / "training.jsonl", tmp_path / "evaluation.jsonl"
-    write_rows(training, rows[:4])
-    write_rows(evaluation, rows[2:])
+    training, evaluation, rows = two_files(tmp_path, shared=2)
     at = open_page("data", dataset=str(training))
     at.text_input(key="data.held_out").set_value(str(evaluation)).run()
     assert {metric.label: metric.value for metric in at.metric}["Leakage"] == "2"
@@ -94,10 +101,7 @@ def test_rows_of_an_evaluation_dataset_that_also_train_are_counted(
 def test_a_link_of_the_form_shows_its_dataset_whatever_was_open_before(
     open_page: Page, tmp_path: Path
 ) -> None:
-    rows = [{"prompt": f"Question {number}?", "completion": "yes"} for number in range(6)]
-    training, evaluation = tmp_path / "training.jsonl", tmp_path / "evaluation.jsonl"
-    write_rows(training, rows[:4])
-    write_rows(evaluation, rows[3:])
+    training, evaluation, _ = two_files(tmp_path, shared=1)
     at = open_page("data", dataset="builtin:support-tickets")
     at.text_input(key="data.held_out").set_value("of another visit").run()
     link = data_source.link_to(str(training), str(evaluation), "builtin:none", 64)
