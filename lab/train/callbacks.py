@@ -6,14 +6,12 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from lab import formatting
 from lab.data.batches import TokenSequence
-from lab.errors import LabError
 from lab.methods import Method
 from lab.paths import RunDir
 from lab.runs import checkpoints
@@ -27,6 +25,7 @@ from lab.train.loop import StepResult, TrainingLoop
 from lab.train.optimizer import add_new_parameters
 from lab.train.sample_outputs import SampleGenerator
 from lab.train.step import device_batches, row_losses
+from lab.train.step_recorder import StepRecorder
 from lab.train.telemetry import PeakMemory, Telemetry, tensor_bytes
 from lab.train.update_ranks import UpdateRanks
 
@@ -47,6 +46,7 @@ class RunCallback:
 
     loop: TrainingLoop
     clock: TrainingTimer
+    records: StepRecorder
 
     def __init__(
         self,
@@ -69,9 +69,6 @@ class RunCallback:
         self.peak_flops, self.sampler, self.forgetting = peak_flops, sampler, forgetting
         self.ended_by: str | None = None
         self.eval_loss: float | None = None
-        self._pending: dict[str, Any] | None = None
-        self._copied: torch.cuda.Event | None = None  # the losses of the pending record
-        self._before: dict[str, float] = {}
         state = resumed.state if resumed is not None else {}
         self.best_loss = float(state.get("best_loss", math.inf))
         self.evals_without_improvement = int(state.get("not_better", 0))
@@ -93,7 +90,7 @@ class RunCallback:
     def on_train_begin(self, loop: TrainingLoop) -> None:
         self.loop = loop
         self.clock = TrainingTimer(self.used)
-        self._before = {"tokens": self.used.tokens, "flops": self.used.flops}
+        self.records = StepRecorder(loop, self.telemetry, self.memory, self.peak_flops)
         if self.resumed is not None and checkpoint.OPTIMIZER not in self.resumed.missing_files:
             checkpoint.load_optimizer(self.resumed.path, loop.model, loop.optimizer)
         self._last_intervals = self._intervals_passed()
@@ -113,7 +110,8 @@ class RunCallback:
         self._measure_parts()
         self._wait_for_kernels()
         step_s = self.clock.stop()
-        self._record(step_s, result)
+        self.records.add(step_s, result)
+        self.eval_loss = None
         self._report_progress()
         wish = self.commands.take()
         is_last = self._is_at_end()
@@ -149,7 +147,7 @@ class RunCallback:
         self.clock.start()
 
     def on_train_end(self, loop: TrainingLoop) -> None:
-        self._flush()
+        self.records.flush()
 
     # -- what they do -------------------------------------------------------------------
 
@@ -160,8 +158,8 @@ class RunCallback:
             return
         if self._is_at_end() or any(self._what_is_due()):
             torch.cuda.synchronize()
-        elif self._copied is not None:
-            self._copied.synchronize()
+        else:
+            self.records.wait_for_pending()
 
     def _measure_parts(self) -> None:
         """After the first step of an attempt: what the tensors of each kind really take."""
@@ -176,7 +174,7 @@ class RunCallback:
         """Held-out loss of the model as it is now, recorded at the current step; None if it takes
         too long for a person who has said stop."""
         self.telemetry.enter_phase("evaluating")
-        self._flush()
+        self.records.flush()
         train, loop, used = self.spec.train, self.loop, self.used
         device, pad_token_id = loop.accelerator.device, loop.batches.pad_token_id
         try:
@@ -278,7 +276,7 @@ class RunCallback:
     def save(self) -> None:
         """Write a checkpoint and drop those that the spec does not keep."""
         self.telemetry.enter_phase("saving")
-        self._flush()
+        self.records.flush()
         if shortage := self._missing_disk_space():
             self._warn_checkpoint_skipped(shortage)
             return
@@ -307,67 +305,6 @@ class RunCallback:
             checkpoints.pinned(self.run),
         )
         self.telemetry.event("checkpoint", step=used.step, path=path.name, removed=removed)
-
-    def _record(self, step_s: float, result: StepResult) -> None:
-        """Queue the record of this step. On a GPU its losses are copied once the step is through,
-        and read one step later: the host prepares the next step meanwhile."""
-        used = self.used
-        self._flush()
-        self._pending = {
-            "step": used.step,
-            "tokens": used.tokens,
-            "loss_tokens": used.loss_tokens,
-            "seconds": used.seconds,
-            "flops": used.flops,
-            "train/loss": result.losses.to("cpu", non_blocking=True),
-            "train/grad_norm": result.grad_norm.to("cpu", non_blocking=True),
-            "train/learning_rate": self.loop.optimizer.param_groups[0]["lr"],
-            "perf/step_s": step_s,
-            "memory/peak_bytes": self.memory.peak_bytes,
-        }
-        self.eval_loss = None
-        self.telemetry.seconds, self.telemetry.step_s = used.seconds, step_s
-        if self.memory.on_gpu:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        else:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Write the queued record. Raises LabError if its loss is not finite."""
-        record, self._pending = self._pending, None
-        if record is None:
-            return
-        if self._copied is not None:
-            self._copied.synchronize()  # of the step before: what runs now is not waited for
-        record["train/loss"] = sum(record["train/loss"].tolist())
-        record = {
-            key: value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
-            for key, value in record.items()
-        }
-        before = self._before
-        step_s = max(record["perf/step_s"], 1e-9)
-        record["perf/tokens_per_s"] = (record["tokens"] - before["tokens"]) / step_s
-        if self.peak_flops:
-            record["perf/mfu"] = (record["flops"] - before["flops"]) / step_s / self.peak_flops
-        self._before = {key: record[key] for key in before}
-        self.telemetry.metric("train", **record)
-        for name in ("train/loss", "train/grad_norm"):
-            if math.isfinite(record[name]):
-                continue
-            title = {"train/loss": "training loss", "train/grad_norm": "gradient norm"}[name]
-            raise LabError(
-                f"The {title} became {record[name]} at step {record['step']}, on "
-                f"{self._rows_of(record['step'])} of the dataset.",
-                "Lower train.learning_rate, or look at these rows; the last checkpoint is intact.",
-            )
-
-    def _rows_of(self, step: int) -> str:
-        """The rows of the dataset's file that a step learned from."""
-        micro_batches = self.loop.batches.sequences(step)
-        records = {source for rows in micro_batches for row in rows for source in row.sources}
-        shown = ", ".join(map(str, sorted(records)[:12]))
-        return f"rows {shown}{' and others' if len(records) > 12 else ''}"
 
     def _intervals_passed(self) -> tuple[int, int, int]:
         """How many tenths, fifths and halves of the budget are behind us."""

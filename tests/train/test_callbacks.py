@@ -454,15 +454,17 @@ def test_a_tensor_of_one_element_becomes_the_number_in_a_record(
     work_here: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a step gives is a tensor, on a GPU one that may not be read at once."""
-    flush = callbacks.RunCallback._flush
+    from lab.train.step_recorder import StepRecorder
 
-    def with_tensor(self: callbacks.RunCallback) -> None:
+    flush = StepRecorder.flush
+
+    def with_tensor(self: StepRecorder) -> None:
         if self._pending is not None:
             step_s = torch.tensor(self._pending["perf/step_s"], dtype=torch.float64)
             self._pending["perf/step_s"] = step_s
         flush(self)
 
-    monkeypatch.setattr(callbacks.RunCallback, "_flush", with_tensor)
+    monkeypatch.setattr(StepRecorder, "flush", with_tensor)
     run = work_here(train={"max_steps": 2, **QUIET})
     assert status(run).state == "done"
     records = record_reader.metrics(run, "train")

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from lab.data.batches import TokenSequence
 from lab.paths import RunDir
 from lab.runs import record_reader
 from lab.runs.status import status
-from lab.train import callbacks
+from lab.train import callbacks, step_recorder
 
 Work = Callable[..., RunDir]
 
@@ -23,7 +24,7 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
 ) -> None:
     """As on a GPU, where a step's numbers are there when the next step has begun. The clock stops
     when what it counts is through."""
-    record, done = callbacks.RunCallback._record, list[str]()
+    add, done = step_recorder.StepRecorder.add, list[str]()
     stop = callbacks.TrainingTimer.stop
 
     def stop_clock(self: callbacks.TrainingTimer) -> float:
@@ -42,8 +43,8 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
         def synchronize(self) -> None:
             done.append(f"waited for {self.number}")
 
-    monkeypatch.setattr(callbacks.torch.cuda, "Event", Event)
-    monkeypatch.setattr(callbacks.torch.cuda, "synchronize", lambda: done.append("all"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("all"))
 
     class OfACard:
         on_gpu = True
@@ -54,14 +55,19 @@ def test_records_that_are_read_a_step_later_are_all_written_in_their_order(
         def __getattr__(self, name: str) -> Any:
             return getattr(self.memory, name)
 
-    def read_later(self: callbacks.RunCallback, *step: Any) -> None:
-        if not isinstance(self.memory, OfACard):
-            self.memory = OfACard(self.memory)
-        record(self, *step)
-        written = len(record_reader.metrics(self.run, "train"))
-        assert written == self.used.step - 1, "the host does not wait for the newest"
+    begin = callbacks.RunCallback.on_train_begin
 
-    monkeypatch.setattr(callbacks.RunCallback, "_record", read_later)
+    def begin_on_a_card(self: callbacks.RunCallback, loop: Any) -> None:
+        self.memory = OfACard(self.memory)  # type: ignore[assignment]
+        begin(self, loop)
+
+    def read_later(self: step_recorder.StepRecorder, *step: Any) -> None:
+        add(self, *step)
+        written = len(record_reader.metrics(self.telemetry.run, "train"))
+        assert written == self.loop.batches.used.step - 1, "the host does not wait for the newest"
+
+    monkeypatch.setattr(callbacks.RunCallback, "on_train_begin", begin_on_a_card)
+    monkeypatch.setattr(step_recorder.StepRecorder, "add", read_later)
     never = {"eval_steps": 0, "save_steps": 0, "sample_steps": 0}
     run = small_run("lora", data={"eval_fraction": 0.0}, train={"max_steps": 3, **never})
     assert status(run).state == "done", status(run)
@@ -101,8 +107,8 @@ def test_a_checkpoint_that_cannot_be_written_ends_no_run(
 def test_many_rows_of_a_broken_step_are_named_in_part() -> None:
     rows = [TokenSequence([1], [1], (1,), (number,)) for number in range(20, 6, -1)]
     batches = SimpleNamespace(sequences=lambda step: [rows[:7], rows[7:]] if step == 3 else [])
-    callback: Any = SimpleNamespace(loop=SimpleNamespace(batches=batches))
-    words = callbacks.RunCallback._rows_of(callback, 3)
+    recorder: Any = SimpleNamespace(loop=SimpleNamespace(batches=batches))
+    words = step_recorder.StepRecorder._rows_of(recorder, 3)
     assert words == f"rows {', '.join(map(str, range(7, 19)))} and others", "the first twelve"
 
 
@@ -110,7 +116,7 @@ def test_who_said_stop_long_ago_does_not_wait_for_the_forgetting_probe(
     small_run: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The evaluation of step 4 has just ended when the minute is over."""
-    evaluate, record = callbacks.RunCallback.evaluate, callbacks.RunCallback._record
+    evaluate, begin = callbacks.RunCallback.evaluate, callbacks.RunCallback.on_train_begin
     evaluated, measured = list[int](), list[int]()
 
     def evaluate_then(self: callbacks.RunCallback) -> float | None:
@@ -118,16 +124,16 @@ def test_who_said_stop_long_ago_does_not_wait_for_the_forgetting_probe(
         evaluated.append(self.used.step)
         return loss
 
-    def record_with_probe(self: callbacks.RunCallback, *step: Any) -> None:
+    def begin_with_probe(self: callbacks.RunCallback, loop: Any) -> None:
         self.forgetting = SimpleNamespace()  # type: ignore[assignment]
-        record(self, *step)
+        begin(self, loop)
 
     def measure(self: callbacks.RunCallback, probe: Any) -> None:
         measured.append(self.used.step)
 
     waits = lambda self: callbacks.STOP_S + 1 if 4 in evaluated else callbacks.STOP_S  # noqa: E731
     monkeypatch.setattr(callbacks.RunCallback, "evaluate", evaluate_then)
-    monkeypatch.setattr(callbacks.RunCallback, "_record", record_with_probe)
+    monkeypatch.setattr(callbacks.RunCallback, "on_train_begin", begin_with_probe)
     monkeypatch.setattr(callbacks.RunCallback, "_measure_forgetting", measure)
     monkeypatch.setattr(callbacks.Commands, "stop_waits", waits)
     small_run("lora", train={"max_steps": 4, "eval_steps": 2, "save_steps": 0})
