@@ -216,7 +216,8 @@ def what_the_windows_showed(item: Any) -> list[tuple[str, str]]:
     browser, server = (item.funcargs.get(name) for name in ("chrome", "server"))
     for page in [page for context in browser.contexts for page in context.pages] if browser else []:
         try:
-            text = page.inner_text("body", timeout=5000)
+            dialogs = page.get_by_role("dialog").all_inner_texts()  # first: pages are long
+            text = "\n".join([*dialogs, page.inner_text("body", timeout=5000)])
         except PlaywrightError as error:
             text = str(error)
         sections.append((f"page {page.url.split('token=')[0]}", text[:MAX_SHOWN_CHARS]))
