@@ -92,21 +92,21 @@ def test_an_interrupted_attempt_resumes_bitwise(
     method: str,
     packing: str,
 ) -> None:
-    from lab.train.callbacks import RunCallback
+    from lab.train.step_recorder import StepRecorder
     from tests.answers import checked
 
     sections = {"data": {"packing": packing}}
     whole = work_here(method, **sections)
     run = actions.create_run_dir(checked(make_spec(method, **sections)))
-    record = RunCallback._record
+    add = StepRecorder.add
 
-    def fail_at_seven(self: RunCallback, *measured: Any) -> None:
-        record(self, *measured)
-        if self.used.step == 7:
+    def fail_at_seven(self: StepRecorder, *measured: Any) -> None:
+        add(self, *measured)
+        if self.loop.batches.used.step == 7:
             raise RuntimeError("as if the machine had failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunCallback, "_record", fail_at_seven)
+        patch.setattr(StepRecorder, "add", fail_at_seven)
         assert attempt_here(run) == 1
     assert status(run).state == "failed" and "as if the machine" in status(run).message
     monkeypatch.setattr(actions, "submit", lambda run: None)
@@ -175,17 +175,17 @@ def test_stop_keeps_a_result_and_can_go_on(
     work_here: Callable[..., RunDir],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lab.train.callbacks import RunCallback
+    from lab.train.step_recorder import StepRecorder
     from tests.answers import checked
 
     sections = {"train": {"max_steps": 20, "save_steps": 0, "eval_steps": 0}}
     run = actions.create_run_dir(checked(make_spec("lora", **sections)))
     monkeypatch.setattr(actions, "submit", lambda run: None)
-    record = RunCallback._record
+    add = StepRecorder.add
 
-    def stop_at_five(self: RunCallback, *measured: Any) -> None:
-        record(self, *measured)
-        if self.used.step == 5:
+    def stop_at_five(self: StepRecorder, *measured: Any) -> None:
+        add(self, *measured)
+        if self.loop.batches.used.step == 5:
             with pytest.raises(LabError, match="Only a run that has ended"):
                 actions.resume(run)
             with pytest.raises(LabError, match="Stop it first"):
@@ -193,7 +193,7 @@ def test_stop_keeps_a_result_and_can_go_on(
             actions.command(run, "stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunCallback, "_record", stop_at_five)
+        patch.setattr(StepRecorder, "add", stop_at_five)
         assert attempt_here(run) == 0
     assert status(run).state == "stopped" and run.artifact.is_dir()
     steps = record_reader.metrics(run, "train")[-1]["step"]

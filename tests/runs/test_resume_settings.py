@@ -182,21 +182,21 @@ def test_a_start_that_cannot_be_is_refused(trained: list[RunDir], make_spec: Mak
 def test_a_disk_that_fills_in_mid_save_costs_one_checkpoint(
     work_here: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.train.callbacks import RunCallback
+    from lab.train.step_recorder import StepRecorder
 
     sections = {"train": {"max_steps": 14}}
     whole = work_here("lora", **sections)
-    record, hard = RunCallback._record, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    add, hard = StepRecorder.add, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     adapter = (whole.checkpoints / "step-8" / "trainable.safetensors").stat().st_size
     limits = {5: int(1.5 * adapter), 9: hard}  # the adapter fits, its moments do not
 
-    def limited(self: RunCallback, *measured: Any) -> None:
-        record(self, *measured)
-        limit = limits.get(self.used.step)
+    def limited(self: StepRecorder, *measured: Any) -> None:
+        add(self, *measured)
+        limit = limits.get(self.loop.batches.used.step)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
 
-    monkeypatch.setattr(RunCallback, "_record", limited)
+    monkeypatch.setattr(StepRecorder, "add", limited)
     try:
         run = work_here("lora", **sections)
     finally:
