@@ -245,8 +245,10 @@ def widget(page: Page, key: str) -> Any:
 
 
 def fill(page: Page, key: str, value: str) -> None:
-    """Type into a field and leave it."""
+    """Type into a field and leave it, once it is drawn: what is typed before is lost."""
     box = widget(page, key).locator("input, textarea").first
+    expect(box).to_be_visible()
+    settled(page)
     box.click()
     box.fill(value)
     box.press("Enter")
