@@ -1,12 +1,29 @@
-"""The import of PEFT, without what it does not need."""
+"""The imports that take seconds, without what they do not need."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
 
+from lab import collector
+
 COMPILER_OFF = "TORCHDYNAMO_DISABLE"  # torch.compile returns what it is given
+
+
+def import_libraries(*, with_peft: bool = True) -> None:
+    """Import torch, transformers and `with_peft` PEFT, with what the models of transformers share.
+
+    Without the collector, which took a quarter of this time: what libraries make stays.
+    """
+    models = "transformers.models.llama.modeling_llama"
+    if models in sys.modules and (not with_peft or "peft" in sys.modules):
+        return  # what came since is not the libraries', and may go
+    with collector.paused(freeze=True):
+        importlib.import_module(models)
+        if with_peft:
+            import_peft()
 
 
 def import_peft() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 from lab import access, host, paths, process
 from lab.atomic_files import read_object, write_json
 from lab.hub import settings
+from lab.library_imports import import_libraries
 from lab.models.catalog import BUILT_IN
 from lab.preflight.client import planner
 from lab.runs import queue, record_reader
@@ -38,6 +40,16 @@ if TYPE_CHECKING:
     from lab.spec import RunSpec
 
 SHARED_MODELS = paths.models()  # before any test sets LAB_HOME: `make setup` has filled it
+
+
+gc.disable()  # until all that stays has come
+
+
+def pytest_collection_finish() -> None:
+    import_libraries()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,15 +9,17 @@ import secrets
 from lab import devices, host, paths, process
 from lab.atomic_files import write_atomic
 from lab.hub import credentials
+from lab.library_imports import import_libraries
 
 
 def main() -> int:
+    credentials.receive()
+    devices.pin(host.gpus())
+    import_libraries()  # every model needs them
     import uvicorn
 
     from lab.chat.server import application, loopback
 
-    credentials.receive()
-    devices.pin(host.gpus())
     token = secrets.token_urlsafe(32)
     listener = loopback()
     record = process.identity(os.getpid()) or {}

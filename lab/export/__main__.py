@@ -8,6 +8,7 @@ import sys
 from lab import devices, host, paths
 from lab.export import combine, exports, push
 from lab.hub import credentials
+from lab.library_imports import import_libraries
 
 
 def main() -> int:
@@ -16,6 +17,7 @@ def main() -> int:
     if kind == "push":
         return push.make(paths.run_dir(names[0]))
     devices.pin(host.gpus())
+    import_libraries()
     if kind == "combine":
         return combine.make()
     return exports.make(paths.run_dir(names[0]), kind, names[1])

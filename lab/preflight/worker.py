@@ -15,10 +15,10 @@ import traceback
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from lab import stages
+from lab import host, stages
 from lab.errors import LabError, SpecError
 from lab.hub import credentials, settings
-from lab.library_imports import import_peft
+from lab.library_imports import import_libraries, import_peft
 
 STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
 PR_SET_PDEATHSIG = 1
@@ -105,18 +105,13 @@ def load_libraries() -> None:
     Not peft where there is a GPU: it imports bitsandbytes, which starts CUDA, and CUDA does not
     survive a fork.
     """
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
+    import_libraries(with_peft=not host.gpus())
     import lab.data.dataset_preview
     import lab.forecast.trace.layer_repetition
     import lab.preflight.answers
     import lab.preflight.validate
     import lab.train.flops
     import lab.train.loss  # noqa: F401
-    from lab import host
-
-    if not host.gpus():
-        import_peft()
 
 
 def prepare(parent: int) -> None:

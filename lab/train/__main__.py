@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab import devices, host
 from lab.hub import credentials
-from lab.library_imports import import_peft
+from lab.library_imports import import_libraries
 from lab.paths import RunDir
 from lab.train.telemetry import keep_freed_memory
 from lab.train.worker import work
@@ -21,9 +21,7 @@ from lab.train.worker import work
 
 def spare() -> int:
     """Import what every worker needs, wait for a run, and do it."""
-    import_peft()
-    import transformers.models.llama.modeling_llama  # noqa: F401
-
+    import_libraries()
     import lab.train.attempt  # noqa: F401
 
     line = sys.stdin.readline().strip()

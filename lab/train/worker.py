@@ -9,6 +9,7 @@ import traceback
 from lab import devices, formatting, process
 from lab.checked_run import read_forecast
 from lab.errors import Cancelled, LabError
+from lab.library_imports import import_libraries
 from lab.models.weights import is_out_of_memory
 from lab.paths import RunDir
 from lab.runs import checkpoints, resume_settings
@@ -40,6 +41,7 @@ def _work(run: RunDir, commands: Commands) -> int:
         telemetry.start(device_stats_reader(run, uses_gpu=False))
         telemetry.enter_phase("loading")
         # importing torch takes seconds; the heartbeat already runs
+        import_libraries(with_peft=False)  # a full run needs none
         from lab.train.attempt import Attempt
 
         devices.assert_one()

@@ -7,7 +7,6 @@ then an evaluation batch. No weights are read and no GPU is needed.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
+from lab import collector
 from lab.forecast.trace.allocation_log import Log
 from lab.forecast.trace.allocation_tracker import AllocationTracker
 from lab.forecast.trace.cuda_emulation import emulate_cuda, masks
@@ -162,7 +162,7 @@ def _traced(
 ) -> Iterator[None]:
     """Within, the model's tensors are fakes (or, if `real`, hold memory), and train."""
     with ExitStack() as stack:
-        stack.enter_context(_no_collector())
+        stack.enter_context(collector.paused())
         if real:
             materialise(model, "cpu", random=False)
         else:
@@ -244,18 +244,6 @@ class _Weights:
             state = optimizer.state.get(weight, {})
             tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
             tracker.tag(tensors, "optimizer", self.layer_of.get(id(weight)))
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """The cycle collector walks over all that the libraries hold, again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _first_step(
