@@ -70,7 +70,7 @@ def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable |
         if not all(isinstance(each, VALUES + SETTINGS) for each in several):
             return None
         # 1, 1.0 and True are equal, and give results of different types
-        parts.append((type(value), *((type(each), each) for each in several)))
+        parts.append(tuple((type(each), each) for each in several))
     return tuple(parts)
 
 
