@@ -67,14 +67,16 @@ UNMARKED = """async () => {
         [element.tagName, element.type, element.getAttribute("role"), element.dataset.testid,
          element.closest("[data-testid^=st]")?.dataset.testid].join(" "), element]));
     const unmarked = [];
+    document.activeElement?.blur();
+    await pause();
+    const before = new Map([...kinds].map(([kind, element]) => [kind, look(element)]));
     for (const [kind, element] of kinds) {
-        document.activeElement?.blur();
-        await pause();
-        const before = look(element);
         element.focus({focusVisible: true});
+        await pause();  // until the mark of the one before is gone
         // some marks are drawn by a script, which a busy machine runs a few frames later
-        for (let frames = 0; frames < 30 && look(element) === before; frames++) await pause();
-        if (document.activeElement === element && look(element) === before) unmarked.push(kind);
+        const isUnmarked = () => look(element) === before.get(kind);
+        for (let frames = 0; frames < 30 && isUnmarked(); frames++) await pause();
+        if (document.activeElement === element && isUnmarked()) unmarked.push(kind);
     }
     still.remove();
     return unmarked;

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 
 from lab.forecast.trace.meta_model import Quantised, is_quantised, stored_bytes
 
@@ -30,18 +34,23 @@ def become_fake(model: Any, mode: FakeTensorMode, quantised: Quantised | None = 
                 module.forward = _unpacking(module, tuple(weight.shape), quantised)
                 continue
             if id(weight) not in done:
-                fake = FakeTensor(mode, weight.detach().to("meta"), device)
+                fake = FakeTensor(mode, _on_meta(weight), device)
                 done[id(weight)] = torch.nn.Parameter(fake, requires_grad=weight.requires_grad)
             module._parameters[name] = done[id(weight)]
         for name, buffer in module._buffers.items():
             if buffer is None:
                 continue
             if id(buffer) not in done:
-                done[id(buffer)] = FakeTensor(mode, buffer.detach().to("meta"), device)
+                done[id(buffer)] = FakeTensor(mode, _on_meta(buffer), device)
             module._buffers[name] = done[id(buffer)]
         for name, value in vars(module).items():  # plain attributes, as in rotary embeddings
             if isinstance(value, torch.Tensor) and value.is_meta:
                 module.__dict__[name] = FakeTensor(mode, value.detach(), device)
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    with unset_fake_temporarily():  # a tensor of the meta device, not a fake of one
+        return tensor.detach().to("meta")
 
 
 def _unpacking(module: Any, shape: tuple[int, ...], quantised: Quantised) -> Any:
