@@ -6,19 +6,18 @@ import json
 import os
 import secrets
 
-from lab import devices, host, paths, process
+from lab import collector, devices, host, paths, process
 from lab.atomic_files import write_atomic
 from lab.hub import credentials
-from lab.library_imports import import_libraries
 
 
 def main() -> int:
     credentials.receive()
     devices.pin(host.gpus())
-    import_libraries()  # every model needs them
-    import uvicorn
+    with collector.paused(freeze=True):  # as much as a page waits for; the first model imports more
+        import uvicorn
 
-    from lab.chat.server import application, loopback
+        from lab.chat.server import application, loopback
 
     token = secrets.token_urlsafe(32)
     listener = loopback()

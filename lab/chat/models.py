@@ -19,6 +19,7 @@ from lab.errors import LabError
 from lab.formatting import quantity
 from lab.hub import repository
 from lab.hub.branches import BranchWatch
+from lab.library_imports import import_libraries
 from lab.methods import Context
 from lab.methods.parts import adapter_files
 from lab.models import catalog, hub, moved_base, weights, weights_hash
@@ -209,6 +210,7 @@ def load(named: ModelRef, base: Any = None) -> LoadedModel:
     method does not change is shared with it. Raises LabError if the base is not the one that the
     result was trained on.
     """
+    import_libraries()
     import torch
 
     source = catalog.resolve(named.base)
