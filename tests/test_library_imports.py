@@ -60,3 +60,20 @@ def test_what_a_person_has_set_for_the_compiler_stays(
     assert import_peft().__name__ == "peft"
     assert seen == ["1"], "the compiler is off while bitsandbytes is imported"
     assert os.environ.get(COMPILER_OFF) == before
+
+
+def test_a_model_is_loaded_with_the_libraries_imported_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So every process that answers or scores starts as quickly as one that trains."""
+    from lab.chat import models
+
+    class Imported(Exception):
+        pass
+
+    def note() -> None:
+        raise Imported
+
+    monkeypatch.setattr(models, "import_libraries", note)
+    with pytest.raises(Imported):
+        models.load(models.parse("base:builtin:smollm2-135m-instruct"))

@@ -25,7 +25,6 @@ from lab.errors import LabError
 from lab.evals import harness_tasks, score
 from lab.evals.score import ScoreTerms
 from lab.hub import credentials
-from lab.library_imports import import_libraries
 
 INSTALL = "Run '.venv/bin/python -m pip install -r requirements-lm-eval.txt' first."
 TASK = "lab_set"
@@ -174,7 +173,6 @@ def start(names: list[str], dataset_id: str, most: int, task: str = "") -> None:
 def work() -> int:
     """What that process does; its exit code."""
     credentials.receive()
-    import_libraries()
 
     def make(request: Mapping[str, Any], tell: Callable[[str], None]) -> Any:
         names = [chat_models.parse(str(name)) for name in request["models"]]

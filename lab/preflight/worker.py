@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from lab import host, stages
 from lab.errors import LabError, SpecError
 from lab.hub import credentials, settings
-from lab.library_imports import import_libraries, import_peft
+from lab.library_imports import import_libraries
 
 STAGE, REPLY = b"S", b"R"  # how a line to the pool begins
 PR_SET_PDEATHSIG = 1
@@ -93,8 +93,7 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
         return dataset_preview.look(request["spec"], request["most"], may_fetch=may_fetch).to_json()
     if kind == "warm":
         load_libraries()
-        import_peft()
-
+        import_libraries()
         return {}
     raise LabError(f"unknown request {kind!r}")
 

@@ -111,6 +111,34 @@ def test_numbers_and_tensors_in_lists_are_worked_out_each_time(
     assert numbers == [-2.0, -3.0], "what has a number gives a number"
 
 
+def of_a_larger_storage(first: Any, second: Any) -> Any:
+    return first.new_empty(10)[:3]
+
+
+def of_the_second(first: Any, second: Any) -> Any:
+    return second[:3]
+
+
+def moved(first: Any, second: Any) -> Any:
+    return first.new_empty(3, device="meta")
+
+
+@pytest.mark.parametrize("operation", [of_a_larger_storage, of_the_second, moved])
+def test_what_a_key_does_not_say_is_worked_out_each_time(
+    operation: Any, tensor: Callable[..., FakeTensor]
+) -> None:
+    operation._schema = aten.neg.default._schema
+    operations, counted = RepeatedOperations(), Counted(operation)
+    for _ in range(2):
+        args = tensor(4), tensor(5)
+        result, expected = operations.call(counted, args, {}), operation(*args)
+        assert layout(result) == layout(expected) and result.device == expected.device
+        of_second = args[1].untyped_storage()._cdata
+        shares = [part.untyped_storage()._cdata == of_second for part in (result, expected)]
+        assert shares[0] == shares[1]
+    assert counted.calls == 2
+
+
 @pytest.mark.parametrize(
     ("method", "train"),
     [
