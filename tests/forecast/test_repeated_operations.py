@@ -11,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from lab.forecast.model_profile import profile_model
+from lab.forecast.trace import repeated_operations
 from lab.forecast.trace.allocation_log import Event
 from lab.forecast.trace.repeated_operations import RepeatedOperations
 from lab.forecast.trace.trace_step import Batch
@@ -98,6 +99,30 @@ def test_equal_numbers_of_other_types_are_other_questions(
     assert sums == [torch.float32, torch.float16, torch.float64]
 
 
+def test_a_default_type_of_torch_is_another_question(tensor: Callable[..., FakeTensor]) -> None:
+    operations = RepeatedOperations()
+
+    def product() -> Any:
+        return operations.call(aten.mul.Tensor, (tensor(3, dtype=torch.int64), 1.5), {}).dtype
+
+    before, default = product(), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert (before, product()) == (torch.float32, torch.float64)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def test_results_end_where_they_would_fill_the_memory(
+    tensor: Callable[..., FakeTensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeated_operations, "MAX_RESULTS", 3)
+    operations = RepeatedOperations()
+    for size in (*range(1, 9), 1):
+        assert operations.call(aten.neg.default, (tensor(size),), {}).shape == (size,)
+        assert 1 <= len(operations.results) <= 3
+
+
 def test_numbers_and_tensors_in_lists_are_worked_out_each_time(
     tensor: Callable[..., FakeTensor],
 ) -> None:
@@ -150,12 +175,17 @@ def test_what_a_key_does_not_say_is_worked_out_each_time(
 def test_a_trace_is_the_same_as_without(
     method: str, train: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every storage, its size, what made it and when it went."""
+    """Every storage, its size, what made it and when it went; in a process that has traced nothing
+    yet, and in one that has traced the same."""
     spec = spec_of(method, 2, 128, **train)
-    quick = trace(spec)
+    repeated_operations.operations.results.clear()
+    first = trace(spec)
+    known = len(repeated_operations.operations.results)
+    assert trace(spec) == first
+    assert len(repeated_operations.operations.results) == known > 100, "nothing is new in it"
     monkeypatch.setattr(RepeatedOperations, "call", lambda _, func, args, kw: func(*args, **kw))
-    assert len(quick["events"]) > 500
-    assert quick == trace(spec)
+    assert len(first["events"]) > 500
+    assert first == trace(spec)
 
 
 def trace(spec: RunSpec) -> dict[str, Any]:

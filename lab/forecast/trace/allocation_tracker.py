@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lab.forecast.trace.allocation_log import Event, Log
 from lab.forecast.trace.fake_tensors import grouped_product
 from lab.forecast.trace.reduction_buffers import REDUCTIONS, reduction_buffer
-from lab.forecast.trace.repeated_operations import RepeatedOperations
+from lab.forecast.trace.repeated_operations import operations
 
 ROUND = 512  # bytes, the smallest block of the CUDA caching allocator
 # segments outside the layers; what a method adds to the loss for each layer's weights is in them
@@ -54,7 +54,6 @@ class AllocationTracker(TorchDispatchMode):
         self._known: dict[int, int] = {}  # address of a live storage → its number
         self._sizes: dict[int, int] = {}
         self._count = 0
-        self._operations = RepeatedOperations()
         self._pending_sum: tuple[int, int] | None = (
             None  # a sum, and the summand that it may be put into
         )
@@ -103,7 +102,7 @@ class AllocationTracker(TorchDispatchMode):
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
             result = grouped_product(*args, **(kwargs or {}))
         else:
-            result = self._operations.call(func, args, kwargs or {})
+            result = operations.call(func, args, kwargs or {})
         if not func.is_view and operation not in NO_KERNEL:
             layer = self._layer_among(args) if self.segment in OUTSIDE else None
             self.launches[self.segment if layer is None else f"{self.segment}@{layer}"] += 1

@@ -1,8 +1,9 @@
-"""Results of operations on fakes that the same trace has seen before.
+"""Results of operations on fakes that this process has seen before.
 
-A step repeats a few operations on the same shapes in every layer. What FakeTensorMode works out for
-one of them follows from the operation, from the layouts of its tensors and from its other
-arguments. Its own cache asks for so much more that its key takes a third of the time of a trace.
+A step repeats a few operations on the same shapes in every layer, and the next trace of the same
+model repeats most of them. What FakeTensorMode works out for one of them follows from the
+operation, from the layouts of its tensors and from its other arguments. Its own cache asks for so
+much more that its key takes a third of the time of a trace.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 
 VALUES = (int, float, bool, str, type(None))
+MAX_RESULTS = 50_000  # a search of settings for a model of one kind of layer has about 3,000
 SETTINGS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
@@ -51,15 +53,20 @@ class RepeatedOperations:
         if key not in self.results:
             before = _layout(first)
             result = func(*args, **kwargs)
+            if len(self.results) >= MAX_RESULTS:
+                self.results.clear()
             self.results[key] = _remembered(func, args, result, before)
             return result
         known = self.results[key]
         return func(*args, **kwargs) if known is None else _repeat(known, first)
 
 
+operations = RepeatedOperations()  # of all traces of this process
+
+
 def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
     """All that the result depends on; None where that may be more."""
-    parts: list[Hashable] = [func]
+    parts: list[Hashable] = [func, torch.get_default_dtype()]
     for value in (*args, *kwargs.items()):
         if type(value) is FakeTensor:
             if value.constant is not None:  # it has a number, from which results follow
