@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -20,8 +22,19 @@ SOURCES = {
     "hub": "Hugging Face Hub",
 }
 BLOCK = 1 << 20
-# What a link may bring besides the dataset, and the field that shows it, which keeps its limits.
-FIELDS = {"evaluation": "data.held_out", "model": "data.model", "length": "data.length"}
+# What a link may bring besides the dataset and the model, by the names of the spec, and the widget
+# that shows it and keeps its limits; {} stands for the dataset.
+WIDGETS = {
+    "eval_dataset": "data.held_out",
+    "eval_fraction": "data.fraction.{}",
+    "format": "data.format.{}",
+    "loss_on": "data.loss",
+    "max_length": "data.length",
+    "on_invalid_row": "data.bad",
+    "template": "data.template",
+    "truncation": "data.side",
+}
+NUMBERS = {"max_length": (int, "[0-9]{1,7}"), "eval_fraction": (float, r"[0-9](\.[0-9]{1,17})?")}
 
 
 def choose() -> str:
@@ -56,11 +69,13 @@ def _remember(dataset_id: str) -> None:
         st.session_state["data.was_in_url"], st.session_state["data.in_url"] = before, dataset_id
 
 
-def link_to(dataset_id: str, evaluation: str, model: str, length: object) -> dict[str, str]:
-    """The query of a link to this page that shows the dataset of a form, with its settings."""
-    query = {"dataset": dataset_id, "evaluation": evaluation}
+def link_to(dataset_id: str, model: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The query of a link to this page that shows the dataset of a form, read as the form reads it:
+    `settings` are values of `DataSpec` by name, of which those in `WIDGETS` are taken."""
+    query = {"dataset": dataset_id, "eval_dataset": str(settings.get("eval_dataset") or "")}
     query |= {"model": model} if model else {}
-    return query | ({"length": str(length)} if isinstance(length, int) else {})
+    values = {name: settings.get(name) for name in WIDGETS if name not in query}
+    return query | {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _follow_link() -> None:
@@ -68,19 +83,17 @@ def _follow_link() -> None:
     it shows already, or, where the browser is slow, what it showed before."""
     dataset_id = st.query_params.get("dataset", "")
     known = (st.session_state.get("data.in_url"), st.session_state.get("data.was_in_url"))
-    is_of_the_form = any(name in st.query_params for name in FIELDS)
+    is_of_the_form = any(name in st.query_params for name in ("model", *WIDGETS))
     if dataset_id and (is_of_the_form or dataset_id not in known):
         _point_to(dataset_id)
         _remember(dataset_id)
-    for name, field in FIELDS.items():
-        if name not in st.query_params:
-            continue
-        text = st.query_params[name]
-        del st.query_params[name]
-        if name != "length":
-            st.session_state[field] = text
-        elif re.fullmatch("[0-9]{1,7}", text):
-            st.session_state[field] = int(text)
+    if model := st.query_params.pop("model", ""):
+        st.session_state["data.model"] = model
+    for name, widget in WIDGETS.items():
+        text = st.query_params.pop(name, None)
+        number, pattern = NUMBERS.get(name, (str, ".*"))
+        if text is not None and re.fullmatch(pattern, text):
+            st.session_state[widget.format(dataset_id)] = number(text)
 
 
 def _point_to(dataset_id: str) -> None:

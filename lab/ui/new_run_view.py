@@ -261,9 +261,8 @@ def data_card() -> None:
 def _preview_query(dataset_id: str) -> dict[str, str]:
     """What the page Data is to show of this form."""
     values = st.session_state
-    evaluation = str(values.get("new.data.eval_dataset") or "")
-    model = str(values.get("new.model") or "")
-    return data_source.link_to(dataset_id, evaluation, model, values.get("new.data.max_length"))
+    settings = {name: values.get(f"new.data.{name}") for name in data_source.WIDGETS}
+    return data_source.link_to(dataset_id, str(values.get("new.model") or ""), settings)
 
 
 def _upload() -> None:

@@ -104,7 +104,8 @@ def test_a_link_of_the_form_shows_its_dataset_whatever_was_open_before(
     training, evaluation, _ = two_files(tmp_path, shared=1)
     at = open_page("data", dataset="builtin:support-tickets")
     at.text_input(key="data.held_out").set_value("of another visit").run()
-    link = data_source.link_to(str(training), str(evaluation), "builtin:none", 64)
+    settings = {"eval_dataset": str(evaluation), "max_length": 64}
+    link = data_source.link_to(str(training), "builtin:none", settings)
     for name, value in link.items():
         at.query_params[name] = value
     at.run()
@@ -116,7 +117,7 @@ def test_a_link_of_the_form_shows_its_dataset_whatever_was_open_before(
     at.text_input(key="data.model").set_value("builtin:smollm2-135m-instruct").run()
     figures = {metric.label: metric.value for metric in at.metric}
     assert (figures["Examples"], figures["Leakage"]) == ("4", "1")
-    for name, value in data_source.link_to(str(training), "", "x", "auto").items():
+    for name, value in data_source.link_to(str(training), "x", {"max_length": "auto"}).items():
         at.query_params[name] = value
     at.run()
     assert at.text_input(key="data.held_out").value == "", "The form has none."
@@ -137,7 +138,7 @@ def test_a_link_to_what_the_url_names_already_leaves_another_source(open_page: P
     at = open_page("data", dataset="builtin:support-tickets")
     at.button_group(key="data.source").set_value("typed").run()
     assert not at.metric, "Nothing was typed yet."
-    for name, value in data_source.link_to("builtin:support-tickets", "", "", "auto").items():
+    for name, value in data_source.link_to("builtin:support-tickets", "", {}).items():
         at.query_params[name] = value
     at.run()
     assert {metric.label: metric.value for metric in at.metric}["Examples"] == "360"
@@ -157,23 +158,68 @@ def test_the_url_of_a_slow_browser_undoes_no_choice(open_page: Page) -> None:
     "length", ["7", "1048577", "-64", "64.0", "sixty", "\u0666\u0664", "9" * 5000, ""]
 )
 def test_a_length_that_no_field_takes_is_left_alone(open_page: Page, length: str) -> None:
-    at = open_page("data", dataset="builtin:support-tickets", length=length)
+    at = open_page("data", dataset="builtin:support-tickets", max_length=length)
     assert at.number_input(key="data.length").value == 512
-    assert "length" not in at.query_params
+    assert "max_length" not in at.query_params
+
+
+FORM = {
+    "eval_fraction": 0.25,
+    "format": "prompt-completion",
+    "loss_on": "all",
+    "max_length": 96,
+    "on_invalid_row": "skip",
+    "template": "chatml",
+    "truncation": "left",
+}
+
+
+def test_a_link_of_the_form_brings_all_that_the_page_can_show(
+    open_page: Page, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(20)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    link = data_source.link_to(str(tmp_path / "rows.jsonl"), "", FORM)
+    at = open_page("data", **link)
+    helps = {metric.label: metric.help for metric in at.metric}
+    assert helps["Leakage"].endswith(", of 5."), "A quarter of the rows is held out."
+    assert at.selectbox(key=f"data.format.{tmp_path / 'rows.jsonl'}").value == "prompt-completion"
+    shown = {key.rpartition(".")[2]: at.session_state[f"data.{key}"] for key in
+             ("loss", "length", "bad", "template", "side")}  # fmt: skip
+    assert list(shown.values()) == ["all", 96, "skip", "chatml", "left"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("eval_fraction", "0.91"), ("eval_fraction", "nan"), ("eval_fraction", "1e-2"),
+        ("format", "pickle"), ("loss_on", ""), ("on_invalid_row", "Skip"), ("template", "<b>"),
+        ("truncation", "both"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_no_field_takes_is_left_alone(open_page: Page, name: str, text: str) -> None:
+    plain = open_page("data", dataset="builtin:support-tickets")
+    at = open_page("data", **{"dataset": "builtin:support-tickets", name: text})
+    assert not at.exception and name not in at.query_params
+    assert [metric.value for metric in at.metric] == [metric.value for metric in plain.metric]
+    for widget in data_source.WIDGETS.values():
+        key = widget.format("builtin:support-tickets")
+        assert at.session_state[key] == plain.session_state[key], key
 
 
 def test_the_form_links_to_what_it_would_train_on(open_page: Page) -> None:
     at = open_page("new_run")
     at.session_state["new.data.dataset"] = "builtin:support-tickets"
     at.session_state["new.data.eval_dataset"] = "builtin:made-up-facts"
-    at.session_state["new.data.max_length"] = 96
+    for name, value in FORM.items():
+        at.session_state[f"new.data.{name}"] = value
     at.run()
     (link,) = [link.proto for link in at.get("page_link") if "Preview examples" in link.proto.label]
     assert dict(parse_qsl(link.query_string, keep_blank_values=True)) == {
         "dataset": "builtin:support-tickets",
-        "evaluation": "builtin:made-up-facts",
+        "eval_dataset": "builtin:made-up-facts",
         "model": at.session_state["new.model"],
-        "length": "96",
+        **{name: str(value) for name, value in FORM.items()},
     }
 
 
