@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tests.e2e import browser as chromium
 PATIENCE_S = 150  # at most for each thing to come: the machine is busy with other stories
 expect.set_options(timeout=1000 * PATIENCE_S)
 RESULTS = ROOT / "test-results"
+FAILED, CONSOLE = pytest.StashKey[bool](), pytest.StashKey[list[str]]()
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -100,13 +101,19 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def chrome() -> Iterator[Browser]:
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Its first context has a folder of its own, where the browser leaves what it has compiled: in
+    a context without one it compiles the charts' library again for each window."""
     path = chromium.installed()
     assert path is not None, "no browser: python tests/e2e/browser.py"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield browser
-        browser.close()
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"), executable_path=path, args=list(FLAGS)
+        )
+        context.set_default_timeout(1000 * PATIENCE_S)
+        assert context.browser is not None
+        yield context.browser
+        context.close()
 
 
 @pytest.fixture(scope="session")
@@ -172,32 +179,56 @@ def end_chat(home: Path) -> None:
     process.send(read_object(home / "chat" / "process.json"), signal.SIGKILL)
 
 
-def new_window(chrome: Browser, **options: Any) -> Page:
-    """A window with cookies of its own, as patient as every story; its context is to be closed."""
+@pytest.fixture
+def open_lab(
+    chrome: Browser, server: Server, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Page]]:
+    """Opens the lab's first page in a browser that was never here; closed after the test."""
+    context = chrome.contexts[0]
+    stay = context.pages[0]  # without a window the browser would end
+    console = request.node.stash[CONSOLE] = []
+
+    def opened(theme: Any = "light", width: int = 1280) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: console.append(f"uncaught: {error}"))
+        context.clear_cookies()
+        stored = {"origin": server.url, "storageTypes": "local_storage,indexeddb"}
+        context.new_cdp_session(page).send("Storage.clearDataForOrigin", stored)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=theme)
+        page.goto(server.address)
+        return page
+
+    yield opened
+    for page in context.pages:
+        if page is not stay:
+            page.close()
+
+
+def other_browser(chrome: Browser, **options: Any) -> Page:
+    """A window of a browser that shares nothing with the first; its context is to be closed."""
     context = chrome.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
     context.set_default_timeout(1000 * PATIENCE_S)
     return context.new_page()
 
 
 @pytest.fixture
-def page(chrome: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(
+    open_lab: Callable[..., Page], server: Server, request: pytest.FixtureRequest
+) -> Iterator[Page]:
     """A fresh browser window on the server's home page."""
-    page = new_window(chrome)
-    console: list[str] = []
-    page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
-    page.goto(server.address)
+    page = open_lab()
     settled(page)
     yield page
     if request.node.stash.get(FAILED, False):
         RESULTS.mkdir(exist_ok=True)
         stem = RESULTS / request.node.name
         page.screenshot(path=f"{stem}.png", full_page=True)
-        stem.with_suffix(".console.txt").write_text("\n".join(console))
+        stem.with_suffix(".console.txt").write_text("\n".join(request.node.stash[CONSOLE]))
         stem.with_suffix(".server.txt").write_text(server.log.read_text())
-    page.context.close()
 
 
-FAILED = pytest.StashKey[bool]()
 MAX_SHOWN_CHARS = 3000
 
 
@@ -221,6 +252,8 @@ def what_the_windows_showed(item: Any) -> list[tuple[str, str]]:
         except PlaywrightError as error:
             text = str(error)
         sections.append((f"page {page.url.split('token=')[0]}", text[:MAX_SHOWN_CHARS]))
+    console = "\n".join(item.stash.get(CONSOLE, []))
+    sections.append(("console", console[-MAX_SHOWN_CHARS:]))
     if server is not None:
         sections.append(("server", server.log.read_text()[-MAX_SHOWN_CHARS:]))
     return sections

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
-from tests.e2e.conftest import new_window
+from tests.e2e.conftest import other_browser
 
 
 def read_offline(chrome: Browser, file: Path) -> tuple[str, int]:
     """(its heading, the number of charts that are drawn). Fails if it asks for anything."""
     requests: list[str] = []
-    report = new_window(chrome, offline=True)
+    report = other_browser(chrome, offline=True)
     report.on("request", lambda request: requests.append(request.url))
     report.goto(file.as_uri())
     report.locator(".js-plotly-plot .main-svg .scatterlayer path").first.wait_for(state="attached")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from lab.paths import ASSETS, RunDir
 from lab.runs import colours as run_colours
 from lab.runs import index
 from lab.ui import chart_style, colours
-from tests.e2e.conftest import Server, new_window, settled, sideways, widget
+from tests.e2e.conftest import Server, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
 
@@ -43,8 +44,9 @@ WITHOUT_STYLE = """() => {
     if (!title || !title.getBoundingClientRect().width) return "no title is seen";
     return root.scrollWidth > root.clientWidth ? "the page scrolls sideways" : "";
 }"""
-# the controls that look the same with the focus of the keyboard as without it
-UNMARKED = """async () => {
+# the controls that look the same with the focus of the keyboard as without it, and the kinds of
+# control that were looked at; those that are `known` look the same on every page
+UNMARKED = """async known => {
     const look = element => {  // also of what it lies in: a field is drawn by its frame
         const parts = [];
         for (let part = element; part && parts.length < 7; part = part.parentElement) {
@@ -66,6 +68,7 @@ UNMARKED = """async () => {
     const kinds = new Map(controls.map(element => [
         [element.tagName, element.type, element.getAttribute("role"), element.dataset.testid,
          element.closest("[data-testid^=st]")?.dataset.testid].join(" "), element]));
+    known.forEach(kind => kinds.delete(kind));
     const unmarked = [];
     document.activeElement?.blur();
     await pause();
@@ -75,11 +78,13 @@ UNMARKED = """async () => {
         await pause();  // until the mark of the one before is gone
         // some marks are drawn by a script, which a busy machine runs a few frames later
         const isUnmarked = () => look(element) === before.get(kind);
-        for (let frames = 0; frames < 30 && isUnmarked(); frames++) await pause();
-        if (document.activeElement === element && isUnmarked()) unmarked.push(kind);
+        const hasFocus = () => document.activeElement === element;
+        for (let frames = 0; frames < 30 && hasFocus() && isUnmarked(); frames++) await pause();
+        if (hasFocus() && isUnmarked()) unmarked.push(kind);
+        if (!hasFocus()) kinds.delete(kind);  // another of its kind may take it
     }
     still.remove();
-    return unmarked;
+    return [unmarked, [...kinds.keys()]];
 }"""
 
 
@@ -153,20 +158,13 @@ FAINT = """() => {
 LOSS_PLOT = "document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')"
 
 
-def visit(chrome: Browser, server: Server, theme: Any) -> Page:
-    """A page in a browser of its own that the server knows; its context is to be closed."""
-    page = new_window(chrome, viewport={"width": 1440, "height": 900}, color_scheme=theme)
-    page.goto(server.address)
-    return page
-
-
 def visit_monitor(
-    chrome: Browser, server: Server, trained_home: Path, theme: Any
+    open_lab: Callable[..., Page], server: Server, trained_home: Path, theme: Any
 ) -> tuple[Page, RunDir]:
     """Monitor of a trained run, at rest, and the run."""
     shutil.copytree(trained_home / "runs", server.home / "runs")
     run = RunDir(next((server.home / "runs").iterdir()))
-    page = visit(chrome, server, theme)
+    page = open_lab(theme, width=1440)
     page.goto(f"{server.url}/monitor?run={run.id}")
     settled(page)
     return page, run
@@ -225,21 +223,24 @@ def show(page: Page, theme: Any, width: int) -> str:
 
 
 def test_every_page_can_be_read_by_everybody_and_fits_a_narrow_window(
-    chrome: Browser, server: Server, trained_home: Path
+    open_lab: Callable[..., Page], server: Server, trained_home: Path
 ) -> None:
     """In one visit of each page: what is looked at depends on the theme or on the width, so that
     each is seen once in two of the four pairs."""
     shutil.copytree(trained_home / "runs", server.home / "runs")
-    page = visit(chrome, server, "light")
+    page = open_lab(width=1440)
     problems, unused, unmarked = [], set(selectors()), {}
     counted: Counter[str] = Counter()
+    marked: dict[str, list[str]] = {"dark": [], "light": []}
     runs = ",".join(run.name for run in (server.home / "runs").iterdir())
     for name in PAGES:
+        page.emulate_media(color_scheme="dark")
+        page.set_viewport_size({"width": 800, "height": 900})
         page.goto(f"{server.url}/{f'compare?runs={runs}' if name == 'compare' else name}")
         settled(page)
         backgrounds = set()
-        for theme, width in (("light", 1440), ("dark", 800)):
-            backgrounds.add(show(page, theme, width))
+        for theme, width in (("dark", 800), ("light", 1440)):
+            backgrounds.add(background(page) if theme == "dark" else show(page, theme, width))
             contrast = page.evaluate(FAINT)
             counted.update(contrast["counted"])
             texts = find_violations(page) + contrast["faint"]
@@ -252,23 +253,23 @@ def test_every_page_can_be_read_by_everybody_and_fits_a_narrow_window(
             unused -= set(page.evaluate(matched, sorted(unused)))
             if name in WITH_FOCUS:
                 page.keyboard.press("Tab")  # from here on the browser takes it for the way
-                unmarked[name or "home", theme] = page.evaluate(UNMARKED)
+                unmarked[name or "home", theme], kinds = page.evaluate(UNMARKED, marked[theme])
+                marked[theme] += kinds
         assert len(backgrounds) == 2, "The page follows the theme of the system."
         assert page.locator("[data-testid=stException]").count() == 0, name
-        page.emulate_media(color_scheme="light")
-        page.set_viewport_size({"width": 1440, "height": 900})
         problem = page.evaluate(WITHOUT_STYLE)
         assert not problem, f"{name or 'home'} needs the style sheet: {problem}"
-    page.context.close()
     assert not problems, "\n".join(problems)
     assert {"icon", "chart text", "line", "point"} <= counted.keys(), counted
+    assert all(len(kinds) > 15 for kinds in marked.values()), marked
     assert not any(unmarked.values()), f"controls on which the focus is not seen: {unmarked}"
     assert not unused, "a selector that nothing matches: Streamlit names it otherwise now"
 
 
-def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server: Server) -> None:
-    page = new_window(chrome, viewport={"width": 1440, "height": 900})
-    page.goto(server.address)
+def test_start_is_in_sight_wherever_the_page_is_scrolled(
+    open_lab: Callable[..., Page], server: Server
+) -> None:
+    page = open_lab(width=1440)
     page.goto(f"{server.url}/new_run")
     settled(page)
     for width in (1440, 800, 400):
@@ -283,13 +284,12 @@ def test_start_is_in_sight_wherever_the_page_is_scrolled(chrome: Browser, server
             box = widget(page, "start").bounding_box()
             assert box is not None and 0 <= box["y"] <= 800 - box["height"], f"{width}, {share}"
             assert 0 <= box["x"] and box["x"] + box["width"] <= width, f"{width}, {share}"
-    page.context.close()
 
 
 def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
-    chrome: Browser, server: Server, trained_home: Path
+    open_lab: Callable[..., Page], server: Server, trained_home: Path
 ) -> None:
-    page, run = visit_monitor(chrome, server, trained_home, "dark")
+    page, run = visit_monitor(open_lab, server, trained_home, "dark")
     page.wait_for_selector("[class*=st-key-chart-loss] .js-plotly-plot .scatterlayer")
     curve = page.evaluate(
         """() => document.querySelector('[class*=st-key-chart-loss] .js-plotly-plot')
@@ -304,7 +304,6 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
     low, high = page.evaluate(f"{plot}._fullLayout.yaxis.range.map(exponent => 10 ** exponent)")
     names = page.evaluate(f"{plot}._fullLayout.annotations.map(name => 10 ** name.y)")
     losses = page.evaluate(f"{plot}._fullData.flatMap(trace => Array.from(trace.y))")
-    page.context.close()
     assert min(losses) / 2 < low < min(losses) and max(losses) < high < 2 * max(losses)
     assert names and all(low <= name <= high for name in names), "Names stand at their lines."
     expected = colours.hex_of(run_colours.colour_of(run), True)
@@ -314,10 +313,10 @@ def test_a_curve_has_the_colour_of_its_run_and_a_log_axis_of_its_data(
 
 
 def test_charts_at_rest_follow_the_theme(
-    chrome: Browser, server: Server, trained_home: Path
+    open_lab: Callable[..., Page], server: Server, trained_home: Path
 ) -> None:
     """Without a click, also after a way through another page, and with the choices as they were."""
-    page, run = visit_monitor(chrome, server, trained_home, "light")
+    page, run = visit_monitor(open_lab, server, trained_home, "light")
     page.goto(f"{server.url}/results")
     settled(page)
     page.goto(f"{server.url}/monitor?run={run.id}")
@@ -331,15 +330,14 @@ def test_charts_at_rest_follow_the_theme(
         page.wait_for_function(f"{plot}._fullLayout.yaxis.type === 'log'")
     settled(page)
     assert page.locator("[data-testid=stException]").count() == 0
-    page.context.close()
 
 
 def test_a_run_has_the_same_colour_in_pill_table_and_pane(
-    chrome: Browser, server: Server, trained_home: Path
+    open_lab: Callable[..., Page], server: Server, trained_home: Path
 ) -> None:
     shutil.copytree(trained_home / "runs", server.home / "runs")
     runs = [RunDir(folder) for folder in (server.home / "runs").iterdir()]
-    page = visit(chrome, server, "light")
+    page = open_lab(width=1440)
     names = ",".join(run.id for run in runs)
     for address, parts in (
         (f"compare?runs={names}", ("stButtonGroup", "stTable")),
@@ -350,7 +348,6 @@ def test_a_run_has_the_same_colour_in_pill_table_and_pane(
         for part in parts:
             for run in runs:
                 assert dot_of(page, part, index.entry(run).name) == hex_in_css(run), (part, run)
-    page.context.close()
 
 
 def dot_of(page: Page, part: str, name: str) -> str:

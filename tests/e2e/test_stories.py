@@ -23,7 +23,7 @@ from lab.paths import all_runs
 from lab.runs import actions, checkpoints, record_reader
 from lab.runs.status import status
 from lab.spec import RunSpec
-from tests.e2e.conftest import PATIENCE_S, Server, fill, new_window, settled, sideways, widget
+from tests.e2e.conftest import PATIENCE_S, Server, fill, other_browser, settled, sideways, widget
 
 pytestmark = pytest.mark.e2e
 WHOLE = {"stop", "length", "context"}  # how an answer ends that nobody stopped
@@ -195,7 +195,7 @@ def test_a_run_survives_reload_other_browsers_and_a_killed_server_then_stops_and
     wait_for(page, lambda: points(page) >= 20, "the curve did not begin")
     page.reload()  # a page that follows a quick run on a busy machine may never be at rest
     wait_for(page, lambda: points(page) >= 20, "lost after a reload")
-    other = new_window(chrome)
+    other = other_browser(chrome)
     other.goto(server.address)
     other.goto(f"{server.url}/monitor?run={run.id}")
     wait_for(other, lambda: points(other) >= 20, "not found by another browser")
