@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8501
+# without it each of the hundred processes that the tests start compiles the lab again
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run demo test setup setup-test check clean
 

@@ -17,7 +17,6 @@ from unittest import mock
 
 import pytest
 
-from lab.preflight.start import start_run
 from lab.runs import actions, supervisor_start
 
 # One thread each: two test processes on two cores, each with two threads that wait for each other,
@@ -79,11 +78,11 @@ def lab_home(tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch
     that it leaves behind are killed."""
     home = tmp_path.with_name(f"{tmp_path.name}-home")  # a test's own folder holds its files alone
     monkeypatch.setenv("LAB_HOME", str(home))
+    # the disk need not have it before the test goes on; that it is asked to, some tests look at
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     processor_timed(home)
     monkeypatch.setenv("LAB_MODELS", str(small_models))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # the disk need not have it before the test goes on; that it is asked to, some tests look at
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     for name in settings.CERTIFICATES:  # of this machine: what is set travels to every process
         monkeypatch.delenv(name, raising=False)
     access.current.cache_clear()  # its token is that of another home
@@ -162,6 +161,14 @@ def traced_once(request: pytest.FixtureRequest, lab_home: Path, forecast_cache: 
     if "forecast" not in request.node.path.parts and not (lab_home / "cache" / "memory").exists():
         paths.make_folder(lab_home / "cache")
         (lab_home / "cache" / "memory").symlink_to(forecast_cache)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_collected_after_runs() -> Iterator[None]:
+    """A run collects before it begins and when it has ended: in a worker there is little, in a test
+    process everything that was ever imported."""
+    with mock.patch("accelerate.utils.memory.clear_device_cache"):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -269,7 +276,9 @@ def start(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.RunDi
     """Start a run on the tiny model in a worker of its own."""
 
     def begin(method: str = "lora", **sections: Any) -> paths.RunDir:
-        return start_run(make_spec(method, **sections))
+        run = checked_run(make_spec(method, **sections))
+        actions.submit(run)
+        return run
 
     return begin
 
@@ -285,17 +294,25 @@ def work_here(make_spec: Callable[..., dict[str, Any]]) -> Callable[..., paths.R
 
 
 def run_here(spec: dict[str, Any]) -> paths.RunDir:
-    """Check and do a run in this process. Its memory is counted, not traced: nearly every run of a
-    test would be a new question, and its answer takes as long as the run."""
+    """Check and do a run in this process."""
+    run = checked_run(spec)
+    attempt_here(run)
+    return run
+
+
+def checked_run(spec: dict[str, Any]) -> paths.RunDir:
+    """A run as `start_run` leaves it to the queue, checked in this process. Its memory is counted,
+    not traced: nearly every run of a test would be a new question, and its answer takes as long as
+    the run."""
     from tests.answers import checked
 
+    if not host.machine_file().exists():
+        processor_timed(paths.home())
     asking = ("lab.forecast.forecaster", "lab.forecast.selective_checkpointing")
     with contextlib.ExitStack() as stack:
         for module in asking:
             stack.enter_context(mock.patch(f"{module}.memory_forecast", counted_memory))
-        run = actions.create_run_dir(checked(spec))
-    attempt_here(run)
-    return run
+        return actions.create_run_dir(checked(spec))
 
 
 def counted_memory(
@@ -352,10 +369,7 @@ def attempt_here(run: paths.RunDir) -> int:
     before = signal.getsignal(signal.SIGTERM)
     process.register(run, os.getpid())
     try:
-        # a run collects before it begins: in a worker there is little, in a test process everything
-        # that was ever imported
-        with mock.patch("accelerate.utils.memory.clear_device_cache"):
-            code = work(run)
+        code = work(run)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert_metrics_are_documented(run)
