@@ -21,11 +21,14 @@ if actions.button("New", icon=":material/add_comment:", key="chat.new"):
     st.rerun()
 if actions.button("History", icon=":material/history:", key="chat.open_history"):
     chat_history.show()
-with actions.popover("Settings", icon=":material/tune:", key="chat.settings"):
+settings_popover = actions.popover("Settings", icon=":material/tune:", key="chat.settings")
+with settings_popover:
     settings = chat_settings.settings(names, chat)
 vote_view.switch(actions)
 if is_blind:
     vote_view.show(names, titles, settings)
+    with settings_popover:
+        chat_settings.show_loaded()
     end_page()
 
 chat_panes.heads(names, titles, chat)
@@ -34,5 +37,7 @@ chat_view.memory_note()
 if chat is not None:
     chat = chat_view.seen(chat)
     chat_turns.turns(chat)
+with settings_popover:
+    chat_settings.show_loaded()
 suggestion = chat_view.suggestions(names) if chat is None else None
 chat_view.message_field(chat, names, settings, suggestion)

@@ -58,8 +58,6 @@ def settings(names: list[str], chat: Chat | None) -> dict[str, Any]:
         for name in FIELDS:
             st.session_state.pop(f"chat.{name}", None)
         st.rerun()
-    st.divider()
-    _memory()
     return values
 
 
@@ -117,8 +115,10 @@ def summary(values: dict[str, Any]) -> str:
     return "Same for all: " + " · ".join(parts)
 
 
-def _memory() -> None:
-    """Which models are in memory, and the way to free it."""
+def show_loaded() -> None:
+    """Which models are in memory, and the way to free it; for the end of a page, since models are
+    loaded for its answers."""
+    st.divider()
     health = client.health()
     if health is None:
         st.caption("No model is in memory. The first question loads them.")

@@ -165,8 +165,8 @@ def pick_folder(page: Page, folder: Path) -> None:
     settled(page)  # a click on what is just drawn anew is lost
     dialog.get_by_text("Hub", exact=True).click()
     search = dialog.get_by_placeholder("Name, organisation or Hub ID")
-    expect(search).to_be_visible()
-    settled(page)
+    expect(dialog.get_by_text("It is sent to the Hugging Face Hub")).to_be_visible()
+    settled(page)  # the field of the catalogue looks the same
     search.fill("qwen")
     search.press("Enter")
     expect(dialog.get_by_text("HF_HUB_OFFLINE is set")).to_be_visible()

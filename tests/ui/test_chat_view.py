@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from lab.atomic_files import write_json
 from lab.chat import client, conversations, examples
@@ -29,6 +31,7 @@ from lab.ui import (
     chat_settings,
     chat_turns,
     chat_view,
+    vote_view,
 )
 from tests.ui.screen import Screen
 from tests.ui.test_panels import make_run
@@ -561,10 +564,28 @@ def test_what_is_in_memory_is_told_model_by_model_and_together(
     health = client.ChatHealth(loaded=tuple(sizes), bytes=sizes, ends_in_s=90.0)
     monkeypatch.setattr(client, "health", lambda: health)
     monkeypatch.setattr(chat_settings.chat_memory_panel, "free_button", lambda key: None)
-    chat_settings._memory()
+    chat_settings.show_loaded()
     total, *each = screen.texts("caption")
     assert total == "2 models in memory, 1.50 GB. They are unloaded in 1 min 30 s."
     assert [text.rpartition(" · ")[2] for text in each] == ["1.00 GB", "500.00 MB"]
+
+
+@pytest.mark.parametrize("mode", ["open", "blind"])
+def test_what_is_in_memory_is_looked_up_behind_the_answers(
+    mode: str, open_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short answer is over before its page is drawn: its model was loaded meanwhile."""
+    loaded = ["base:org/a"]
+    for module, name in ((chat_turns, "turns"), (vote_view, "show")):
+        monkeypatch.setattr(module, name, lambda *_: loaded.append("base:org/b"))
+    monkeypatch.setattr(client, "health", lambda: client.ChatHealth(loaded=tuple(loaded)))
+    answer = Answer(text="I am Wren.", finish="stop")
+    turn = Turn("Who are you?", {"base:org/a": answer})
+    chat = conversations.create(["base:org/a"], turns=[turn])
+    session = {"chat.mode": vote_view.BLIND} if mode == "blind" else {}
+    at = open_page("chat", session, c=chat.id)
+    texts = [caption.value for caption in at.caption]
+    assert [text for text in texts if "in memory" in text] == ["2 models in memory."]
 
 
 def test_a_link_to_the_chat_of_a_run_is_followed_each_time_and_only_once(
