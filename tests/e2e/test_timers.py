@@ -66,8 +66,11 @@ class Tab:
                 return
 
     async def open(self, page: str) -> None:
-        await self.ask(page_script_hash=self.hashes.get(page, ""))
+        wanted = self.hashes.get(page, "")
+        await self.ask(page_script_hash=wanted)
         await self.read()
+        while wanted and self.pages[-1:] != [wanted]:  # what ended was a timer, late
+            await self.read()
 
 
 def halted(run: RunDir) -> None:
