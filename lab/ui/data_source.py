@@ -34,7 +34,10 @@ WIDGETS = {
     "template": "data.template",
     "truncation": "data.side",
 }
-NUMBERS = {"max_length": (int, "[0-9]{1,7}"), "eval_fraction": (float, r"[0-9](\.[0-9]{1,17})?")}
+NUMBERS = {
+    "max_length": (int, "[0-9]{1,7}"),
+    "eval_fraction": (float, r"[0-9](\.[0-9]{1,17})?(e-[0-9]{2})?"),  # as str writes 0.00001
+}
 
 
 def choose() -> str:

@@ -65,7 +65,7 @@ def settings(dataset_id: str) -> dict[str, Any]:
     columns = _columns(dataset_id, detected if shape == "auto" else str(shape), detection)
     if detection.why and shape == "auto" and not columns:  # the preview says why
         st.warning("Unknown example format. Choose the columns above, or the format.")
-    spec = _more(dataset)
+    spec = _more(dataset_id, dataset)
     spec["data"] |= {"dataset": dataset_id, "format": shape, "template": template}
     if columns:
         spec["data"]["columns"] = columns
@@ -102,7 +102,7 @@ def _columns(dataset_id: str, shape: str, detection: Detection) -> dict[str, str
     return chosen if chosen != shown or shape != detection.format else {}
 
 
-def _more(dataset: Dataset) -> dict[str, Any]:
+def _more(dataset_id: str, dataset: Dataset) -> dict[str, Any]:
     """Model, length and what is seldom changed."""
     with st.expander("Tokenizer, length and masking"):
         left, right = st.columns(2)
@@ -126,7 +126,7 @@ def _more(dataset: Dataset) -> dict[str, Any]:
         )  # fmt: skip
         fraction = right.number_input(
             "Held-out fraction", 0.0, 0.9, float(dataset.card.get("eval_fraction", 0.05)), 0.05,
-            key=f"data.fraction.{dataset.id}", persist_state="session",
+            key=f"data.fraction.{dataset_id}", persist_state="session",
         )  # fmt: skip
         held_out = st.text_input(
             "Evaluation dataset", "", key="data.held_out", persist_state="session",
@@ -136,11 +136,11 @@ def _more(dataset: Dataset) -> dict[str, Any]:
         )  # fmt: skip
         system = st.text_area(
             "System prompt", dataset.system_prompt, height=80, max_chars=20_000,
-            key=f"data.system.{dataset.id}", persist_state="session",
+            key=f"data.system.{dataset_id}", persist_state="session",
         )  # fmt: skip
         filled = st.text_input(
             "Placeholders", placeholder="name=Wren; author=the lab",
-            key=f"data.placeholders.{dataset.id}", persist_state="session",
+            key=f"data.placeholders.{dataset_id}", persist_state="session",
             help="Text that replaces {{name}} in the rows.",
         )  # fmt: skip
     data: dict[str, Any] = {

@@ -69,8 +69,9 @@ class Tab:
         wanted = self.hashes.get(page, "")
         await self.ask(page_script_hash=wanted)
         await self.read()
-        while wanted and self.pages[-1:] != [wanted]:  # what ended was a timer, late
-            await self.read()
+        async with asyncio.timeout(100):
+            while wanted and self.pages[-1:] != [wanted]:  # what ended was a timer, late
+                await self.read()
 
 
 def halted(run: RunDir) -> None:

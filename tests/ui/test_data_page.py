@@ -174,25 +174,38 @@ FORM = {
 }
 
 
+@pytest.mark.parametrize("written", ["", "~/", "folder/../", "link-to-"])
 def test_a_link_of_the_form_brings_all_that_the_page_can_show(
-    open_page: Page, tmp_path: Path
+    written: str, open_page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whatever way the form writes the path."""
     rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(20)]
     write_rows(tmp_path / "rows.jsonl", rows)
-    link = data_source.link_to(str(tmp_path / "rows.jsonl"), "", FORM)
-    at = open_page("data", **link)
+    (tmp_path / "link-to-rows.jsonl").symlink_to(tmp_path / "rows.jsonl")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = "" if written.startswith("~") else f"{tmp_path}/"
+    dataset_id = f"{place}{written}rows.jsonl"
+    at = open_page("data", **data_source.link_to(dataset_id, "", FORM))
     helps = {metric.label: metric.help for metric in at.metric}
     assert helps["Leakage"].endswith(", of 5."), "A quarter of the rows is held out."
-    assert at.selectbox(key=f"data.format.{tmp_path / 'rows.jsonl'}").value == "prompt-completion"
+    assert at.selectbox(key=f"data.format.{dataset_id}").value == "prompt-completion"
     shown = {key.rpartition(".")[2]: at.session_state[f"data.{key}"] for key in
              ("loss", "length", "bad", "template", "side")}  # fmt: skip
     assert list(shown.values()) == ["all", 96, "skip", "chatml", "left"]
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.9, 0.00001, 1 / 3])
+def test_every_fraction_of_a_form_is_read_again(open_page: Page, fraction: float) -> None:
+    link = data_source.link_to("builtin:support-tickets", "", {"eval_fraction": fraction})
+    at = open_page("data", **link)
+    assert at.session_state["data.fraction.builtin:support-tickets"] == fraction
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("eval_fraction", "0.91"), ("eval_fraction", "nan"), ("eval_fraction", "1e-2"),
+        ("eval_fraction", "0.91"), ("eval_fraction", "nan"), ("eval_fraction", "1e5"),
         ("format", "pickle"), ("loss_on", ""), ("on_invalid_row", "Skip"), ("template", "<b>"),
         ("truncation", "both"),
     ],
