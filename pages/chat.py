@@ -31,11 +31,12 @@ if is_blind:
         chat_settings.show_loaded()
     end_page()
 
+if chat is not None:
+    chat = chat_view.seen(chat)  # once, so that heads and answers agree
 chat_panes.heads(names, titles, chat)
 chat_view.terms(settings, chat)
 chat_view.memory_note()
 if chat is not None:
-    chat = chat_view.seen(chat)
     chat_turns.turns(chat)
 with settings_popover:
     chat_settings.show_loaded()

@@ -570,6 +570,21 @@ def test_what_is_in_memory_is_told_model_by_model_and_together(
     assert [text.rpartition(" · ")[2] for text in each] == ["1.00 GB", "500.00 MB"]
 
 
+def test_heads_and_answers_are_of_one_look(
+    open_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that ends while the page is drawn has its proof in the head too."""
+    name = "base:org/a"
+    chat = conversations.create([name], turns=[Turn("Who are you?", {name: Answer()})])
+    ended = Turn("Who are you?", {name: Answer(text="I am Wren.", finish="stop")})
+    monkeypatch.setattr(chat_view, "seen", lambda chat: Chat(chat.id, chat.models, turns=[ended]))
+    drawn = []
+    for module, part in ((chat_panes, "heads"), (chat_view, "terms"), (chat_turns, "turns")):
+        monkeypatch.setattr(module, part, lambda *args: drawn.append(args[-1].turns[-1].is_over))
+    open_page("chat", c=chat.id)
+    assert drawn == [True, True, True]
+
+
 @pytest.mark.parametrize("mode", ["open", "blind"])
 def test_what_is_in_memory_is_looked_up_behind_the_answers(
     mode: str, open_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch

@@ -258,7 +258,9 @@ def test_how_a_set_is_read_is_in_the_spec(screen: Screen, lab_home: Path) -> Non
         "max_length": 64, "loss_on": "all", "truncation": "left", "on_invalid_row": "skip",
         "eval_fraction": 0.2, "placeholders": {"name": "Wren", "author": "the lab"},
     }  # fmt: skip
-    assert data_view._more(dataset.id, dataset)["data"] == read, "the system prompt stays that of the set"
+    assert data_view._more(dataset.id, dataset)["data"] == read, (
+        "the system prompt stays that of the set"
+    )
     screen.answers[f"data.system.{dataset.id}"] = "Be brief."
     assert data_view._more(dataset.id, dataset)["data"] == read | {"system_prompt": "Be brief."}
 
