@@ -127,7 +127,8 @@ def show_loaded() -> None:
     count = formatting.quantity(len(health.loaded), "model")
     used = f", {formatting.size(sum(sizes.values()))}" if sizes else ""
     ends = health.ends_in_s
-    idle = f" They are unloaded in {formatting.duration(ends)}." if ends and ends > 0 else ""
+    they = "It is" if len(health.loaded) == 1 else "They are"
+    idle = f" {they} unloaded in {formatting.duration(ends)}." if ends and ends > 0 else ""
     st.caption(f"{count} in memory{used}.{idle}")
     for name, size in sizes.items():
         st.caption(f"{chat_panes.pane(name).heading} · {formatting.size(size)}")

@@ -557,17 +557,35 @@ def test_a_search_finds_words_of_questions_and_answers() -> None:
     assert not chat_history.contains(chat, "wren robin")
 
 
+@pytest.mark.parametrize(
+    ("sizes", "says", "parts"),
+    [
+        (
+            {"base:org/a": 1_000_000_000, "base:org/b": 500_000_000},
+            "2 models in memory, 1.50 GB. They are unloaded in 1 min 30 s.",
+            ["1.00 GB", "500.00 MB"],
+        ),
+        (
+            {"base:org/a": 500_000_000},
+            "1 model in memory, 500.00 MB. It is unloaded in 1 min 30 s.",
+            ["500.00 MB"],
+        ),
+    ],
+)
 def test_what_is_in_memory_is_told_model_by_model_and_together(
-    screen: Screen, monkeypatch: pytest.MonkeyPatch
+    sizes: dict[str, int],
+    says: str,
+    parts: list[str],
+    screen: Screen,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes = {"base:org/a": 1_000_000_000, "base:org/b": 500_000_000}
     health = client.ChatHealth(loaded=tuple(sizes), bytes=sizes, ends_in_s=90.0)
     monkeypatch.setattr(client, "health", lambda: health)
     monkeypatch.setattr(chat_settings.chat_memory_panel, "free_button", lambda key: None)
     chat_settings.show_loaded()
     total, *each = screen.texts("caption")
-    assert total == "2 models in memory, 1.50 GB. They are unloaded in 1 min 30 s."
-    assert [text.rpartition(" · ")[2] for text in each] == ["1.00 GB", "500.00 MB"]
+    assert total == says
+    assert [text.rpartition(" · ")[2] for text in each] == parts
 
 
 def test_heads_and_answers_are_of_one_look(
